@@ -1,0 +1,272 @@
+"""Weights files that MiniMind can load too, the facts kept beside them, and the full state that a run resumes from.
+
+`pretrain_512.pth` is a plain state_dict; the folder `pretrain_512/` beside it holds config.json, tokenizer.json and the
+rest of the run. Files are written whole or not at all, and read without executing anything in them. Taught in notebooks
+06 and 07.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .encoding import file_sha256
+from .errors import CheckpointError, ConfigError
+from .model import MiniMindLM
+from .paths import shown
+from .tokenizer import load_tokenizer, save_tokenizer
+
+FORMAT = 1
+KEPT_STATES = 2
+
+
+def atomic_write(path: str | Path, data: bytes) -> None:
+    """Write `data` beside `path`, flush it to disk, and rename it: readers see the old file or the new, never half."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def unwrapped(model: nn.Module) -> MiniMindLM:
+    """The model itself, out of torch.compile's or DataParallel's wrapping."""
+    while hasattr(model, "_orig_mod") or isinstance(getattr(model, "module", None), nn.Module):
+        model = getattr(model, "_orig_mod", None) or model.module
+    return model
+
+
+def run_folder(weights: str | Path) -> Path:
+    """The folder that belongs to a weights file: out/pretrain_512.pth → out/pretrain_512."""
+    return Path(weights).with_suffix("")
+
+
+def weights_path(folder: str | Path, dim: int, use_moe: bool = False) -> Path:
+    """Where a run's weights go: FOLDER/pretrain_{dim}.pth, with `_moe` for a mixture of experts, as in MiniMind."""
+    return Path(folder) / f"pretrain_{dim}{'_moe' if use_moe else ''}.pth"
+
+
+def save_weights(
+    model: nn.Module, path: str | Path, facts: dict[str, Any] | None = None, tokenizer: Tokenizer | None = None
+) -> None:
+    """Write the model's state_dict (float32, on CPU) to `path`, which MiniMind's eval_model.py loads as it is.
+
+    The configuration, a sha256 of the file and `facts` go to config.json in the folder beside it, the tokenizer too.
+    config.json is written first and names the old file's sum as well, so the pair is valid at any moment.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{shown(path)} is a folder; a weights file is meant to be written there.")
+    model = unwrapped(model)
+    data = to_bytes({key: value.detach().to("cpu", torch.float32) for key, value in model.state_dict().items()})
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, run_folder(path))
+    known = read_facts(path) or {}
+    about = {
+        **(facts or {}),
+        "format": FORMAT,
+        "model": model.config.to_dict(),
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+        "previous_weights_sha256": known.get("weights_sha256"),
+    }
+    atomic_write(run_folder(path) / "config.json", json.dumps(about, indent=1, ensure_ascii=False).encode())
+    atomic_write(path, data)
+
+
+def to_bytes(value: Any) -> bytes:
+    """What torch.save would write. Tensors that share memory (the tied matrix) are stored once."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def read_facts(weights: str | Path) -> dict[str, Any] | None:
+    """config.json of a weights file, or None where there is none. Raises CheckpointError when it is broken."""
+    path = run_folder(weights) / "config.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{shown(path)} cannot be read: {error}.") from None
+    if not isinstance(facts, dict) or not isinstance(facts.get("model"), dict):
+        raise CheckpointError(f"{shown(path)} is not a run's configuration: it has no table named model.")
+    return facts
+
+
+def read_torch_file(path: str | Path) -> Any:
+    """torch.load with weights_only, and a clear error for what is no such file or wants to execute code."""
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{shown(path)} is a folder, where a file is needed.")
+    if not path.exists():
+        raise CheckpointError(f"{shown(path)} is not there.{_neighbours(path)}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch errors of many kinds
+        text = str(error)
+        if "weights_only" in text or "Unsupported" in text:
+            raise CheckpointError(
+                f"{shown(path)} holds more than tensors and could execute code when read; it was not read."
+            ) from None
+        raise CheckpointError(
+            f"{shown(path)} is damaged or no torch file ({path.stat().st_size:,} bytes): {text.splitlines()[0][:100]}"
+        ) from None
+
+
+def _neighbours(path: Path) -> str:
+    found = sorted(p.name for p in path.parent.glob("*.pth")) if path.parent.is_dir() else []
+    return f" In {shown(path.parent)} lie: {', '.join(found)}." if found else f" {shown(path.parent)} has no .pth file."
+
+
+def load_model(path: str | Path, config: ModelConfig | None = None, device: str | torch.device = "cpu") -> MiniMindLM:
+    """The model of a weights file, in eval mode, on `device`.
+
+    Our files carry their configuration; a bare MiniMind file needs `config`. Raises CheckpointError when the file is
+    damaged, was changed since its configuration was written, or does not belong to `config`, even where shapes fit.
+    """
+    path = Path(path)
+    state = _plain_state(read_torch_file(path), path)
+    facts = read_facts(path)
+    if facts is not None:
+        config = _kept_config(path, facts, config)
+    elif config is None:
+        raise CheckpointError(
+            f"{shown(path)} has no config.json beside it (a bare weights file). Its shapes say: "
+            f"{_spoken(_facts_of(state))}. Shapes don't tell the number of heads: give config=ModelConfig(...)."
+        )
+    _check_fit(state, config, path)
+    model = MiniMindLM(config)
+    model.load_state_dict(state)
+    if facts is None:
+        warnings.warn(
+            f"{shown(path)} is a bare weights file: that n_heads={config.n_heads}, rope_theta={config.rope_theta:g}, "
+            f"norm_eps={config.norm_eps:g}{', the experts per token' if config.use_moe else ''} and the interleaved "
+            "rotary layout (MiniMind before 2025-04-26) are right cannot be checked.",
+            stacklevel=2,
+        )
+    return model.to(device).eval()
+
+
+def load_run(path: str | Path, device: str | torch.device = "cpu") -> tuple[MiniMindLM, Tokenizer, dict[str, Any]]:
+    """Model, tokenizer and facts of one of our weights files."""
+    model = load_model(path, device=device)
+    return model, load_tokenizer(run_folder(path)), read_facts(path) or {}
+
+
+def _kept_config(path: Path, facts: dict[str, Any], given: ModelConfig | None) -> ModelConfig:
+    try:
+        kept = ModelConfig.from_dict(facts["model"])
+    except ConfigError as error:
+        raise CheckpointError(f"{shown(run_folder(path))}/config.json: {error}") from None
+    if given is not None and given != kept:
+        theirs, ours = given.to_dict(), kept.to_dict()
+        differ = ", ".join(f"{k} is {ours[k]} there, {theirs[k]} was given" for k in ours if ours[k] != theirs[k])
+        raise CheckpointError(f"{shown(path)} belongs to another configuration: {differ}.")
+    sums = (facts.get("weights_sha256"), facts.get("previous_weights_sha256"))
+    if any(sums) and file_sha256(path) not in sums:
+        raise CheckpointError(
+            f"{shown(path)} is not the file that {shown(run_folder(path))}/config.json describes: it was replaced or "
+            "damaged since. Put the old file back, or move that folder away and give the configuration yourself."
+        )
+    return kept
+
+
+def _plain_state(state: Any, path: Path) -> dict[str, Tensor]:
+    """A state_dict with MiniMind's keys, float32; wrappers' prefixes are stripped."""
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
+        raise CheckpointError(f"{shown(path)} is a torch file, but not a state_dict of named tensors.")
+    plain = {}
+    for key, value in state.items():
+        for prefix in ("_orig_mod.", "module."):
+            key = str(key).replace(prefix, "")
+        plain[key] = value.float() if value.is_floating_point() else value
+    if any(key.startswith("model.layers.") for key in plain):
+        raise CheckpointError(
+            f"{shown(path)} has the names of MiniMind after 2025-04-26 (model.layers.…): its rotary layout is another "
+            "one (halves instead of neighbouring pairs), so its weights don't fit this model."
+        )
+    plain.pop("pos_cis", None)  # a table that older MiniMind files carry along
+    if "output.weight" in plain:
+        plain.setdefault("tok_embeddings.weight", plain["output.weight"])
+    return plain
+
+
+def _facts_of(state: dict[str, Tensor]) -> dict[str, Any]:
+    """What shapes say about a model."""
+    facts: dict[str, Any] = {}
+    if "tok_embeddings.weight" in state and state["tok_embeddings.weight"].dim() == 2:
+        facts["vocab_size"], facts["dim"] = state["tok_embeddings.weight"].shape
+    layers = {key.split(".")[1] for key in state if key.startswith("layers.") and key.count(".") > 2}
+    facts["n_layers"] = len(layers)
+    facts["use_moe"] = any(".feed_forward.gate." in key for key in state)
+    if facts["use_moe"]:
+        experts = {k.split(".experts.")[1].split(".")[0] for k in state if ".feed_forward.experts." in k}
+        facts["n_routed_experts"] = len(experts)
+        facts["n_shared_experts"] = int(any(".shared_experts." in key for key in state))
+    return facts
+
+
+def _spoken(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in facts.items())
+
+
+def _check_fit(state: dict[str, Tensor], config: ModelConfig, path: Path) -> None:
+    """Raise CheckpointError unless names and shapes are exactly those of a model with this configuration."""
+    with torch.device("meta"):
+        wanted = {key: tuple(value.shape) for key, value in MiniMindLM(config).state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    if wanted == found:
+        return
+    facts = {key: value for key, value in _facts_of(state).items() if getattr(config, key) != value}
+    if facts:
+        given = {key: getattr(config, key) for key in facts}
+        raise CheckpointError(f"{shown(path)} has {_spoken(facts)}; the configuration says {_spoken(given)}.")
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    odd = [
+        f"{k} is {found[k]}, should be {wanted[k]}"
+        for k in sorted(wanted.keys() & found.keys())
+        if wanted[k] != found[k]
+    ]
+    parts = [f"missing {', '.join(missing[:3])}"] * bool(missing) + [f"unknown {', '.join(extra[:3])}"] * bool(extra)
+    raise CheckpointError(f"{shown(path)} does not fit the configuration: {'; '.join(parts + odd[:2])}.")
+
+
+def write_state(folder: str | Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state-STEP.pt` for resuming, with a sum of its own, and keep the newest two."""
+    folder = Path(folder)
+    path = folder / f"state-{step:08d}.pt"
+    data = to_bytes(state)
+    atomic_write(path, data + hashlib.sha256(data).digest())
+    for old in sorted(folder.glob("state-*.pt"))[:-KEPT_STATES]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def read_newest_state(folder: str | Path, say: Callable[[str], None] = print) -> dict[str, Any] | None:
+    """The newest state in a run's folder that is whole, or None; a damaged one is named and the one before it used."""
+    for path in sorted(Path(folder).glob("state-*.pt"), reverse=True):
+        data = path.read_bytes()
+        body, check = data[:-32], data[-32:]
+        if hashlib.sha256(body).digest() != check:
+            say(f"{shown(path)} is damaged and was passed over.")
+            continue
+        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    return None

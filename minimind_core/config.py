@@ -1,0 +1,296 @@
+"""What a model is and how a run goes: two dataclasses that refuse nonsense, two recipes, and named profiles.
+
+Nothing here imports torch, so a wrong flag is answered at once. The command line is made from the fields below: a field
+that is added here is a flag there. Explained in notebooks 03 (ModelConfig) and 06 (TrainConfig, recipes, profiles).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from .errors import ConfigError
+
+
+def _note(default: Any, help_text: str):
+    """A dataclass field with its one-line explanation, which is also the flag's help text."""
+    return field(default=default, metadata={"help": help_text})
+
+
+def _whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """`value` as an int within [low, high], or a ConfigError that says what was given and what is allowed."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name}={value!r}: a whole number is needed, this is a {type(value).__name__}.")
+    if value < low or (high is not None and value > high):
+        allowed = f"{low} or more" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"{name}={value}: allowed is {allowed}.")
+    return value
+
+
+def _number(name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False) -> float:
+    """`value` as a finite float within [low, high] (or (low, high]), or a ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"{name}={value!r}: a finite number is needed.")
+    if value < low or value > high or (open_low and value == low):
+        bounds = f"above {low:g}" if open_low else f"{low:g} or more"
+        raise ConfigError(
+            f"{name}={value!r}: allowed is {bounds}{'' if high == math.inf else f' and at most {high:g}'}."
+        )
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r}: True or False is needed, this is a {type(value).__name__}.")
+    return value
+
+
+def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r}: allowed are {', '.join(allowed)}.")
+    return value
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a MiniMind model. Defaults are MiniMind's 25,829,888-parameter dense model.
+
+    Raises ConfigError for values that cannot work together. Field names follow MiniMind's LMConfig (April 2025).
+    """
+
+    dim: int = _note(512, "width of the residual stream, D")
+    n_layers: int = _note(8, "number of blocks")
+    n_heads: int = _note(8, "query heads per block, H; dim must divide by it")
+    n_kv_heads: int | None = _note(2, "key/value heads; n_heads must divide by it; None means n_heads")
+    vocab_size: int = _note(6400, "rows of the embedding table, V")
+    hidden_dim: int | None = _note(
+        None, "width inside a feed-forward; None means 8/3 of dim, rounded up to multiple_of"
+    )
+    multiple_of: int = _note(64, "what the feed-forward's width is rounded up to")
+    norm_eps: float = _note(1e-5, "added inside RMSNorm's square root")
+    max_seq_len: int = _note(512, "tokens in a training row, before X and Y are cut from it")
+    rope_theta: float = _note(1e6, "base of the rotary frequencies")
+    dropout: float = _note(0.0, "share of activations zeroed in training")
+    use_moe: bool = _note(False, "replace each feed-forward by a mixture of experts")
+    num_experts_per_tok: int = _note(2, "experts that each token is sent to (MoE)")
+    n_routed_experts: int = _note(4, "experts that the gate chooses from (MoE)")
+    n_shared_experts: int | None = _note(1, "experts that every token passes: None, 0, False: none; 1, True: one (MoE)")
+    aux_loss_alpha: float = _note(0.1, "weight of the balancing loss (MoE)")
+    seq_aux: bool = _note(True, "take the balancing loss row by row; False: over the whole batch (MoE)")
+    norm_topk_prob: bool = _note(True, "divide the chosen scores by their sum (MoE)")
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "n_layers", "n_heads", "multiple_of", "n_routed_experts", "num_experts_per_tok"):
+            _whole(name, getattr(self, name), 1)
+        _whole("vocab_size", self.vocab_size, 4)
+        _whole("max_seq_len", self.max_seq_len, 2)
+        if self.n_kv_heads is None:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        _whole("n_kv_heads", self.n_kv_heads, 1)
+        if self.hidden_dim is not None:
+            _whole("hidden_dim", self.hidden_dim, 1)
+        if self.n_shared_experts not in (None, 0, 1):  # False and True equal 0 and 1
+            raise ConfigError(f"n_shared_experts={self.n_shared_experts!r}: allowed are None, 0, False, 1 and True.")
+        object.__setattr__(self, "n_shared_experts", int(bool(self.n_shared_experts)))
+        for name in ("use_moe", "seq_aux", "norm_topk_prob"):
+            _flag(name, getattr(self, name))
+        _number("norm_eps", self.norm_eps, 0, 1, open_low=True)
+        _number("rope_theta", self.rope_theta, 1, open_low=True)
+        _number("aux_loss_alpha", self.aux_loss_alpha, 0)
+        if _number("dropout", self.dropout, 0, 1) == 1:
+            raise ConfigError("dropout=1 would zero everything: allowed is 0 or more and below 1.")
+        self._check_heads()
+        if self.num_experts_per_tok > self.n_routed_experts:
+            raise ConfigError(
+                f"num_experts_per_tok={self.num_experts_per_tok}: at most n_routed_experts={self.n_routed_experts}."
+            )
+
+    def _check_heads(self) -> None:
+        if self.dim % self.n_heads:
+            near = [h for h in range(1, self.dim + 1) if self.dim % h == 0 and (self.dim // h) % 2 == 0]
+            raise ConfigError(
+                f"dim={self.dim} does not divide by n_heads={self.n_heads}; "
+                f"for this dim n_heads may be {', '.join(map(str, near)) or 'nothing: take an even dim'}."
+            )
+        if self.head_dim % 2:
+            raise ConfigError(
+                f"dim={self.dim} / n_heads={self.n_heads} gives heads of {self.head_dim} numbers; rotary "
+                "embedding turns pairs, so it must be even: change dim or n_heads."
+            )
+        if self.n_heads % self.n_kv_heads:
+            allowed = ", ".join(str(k) for k in range(1, self.n_heads + 1) if self.n_heads % k == 0)
+            raise ConfigError(
+                f"n_heads={self.n_heads} does not divide by n_kv_heads={self.n_kv_heads}: "
+                f"each key/value head serves the same number of query heads, so n_kv_heads may be {allowed}."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers per head, Dh = dim / n_heads."""
+        return self.dim // self.n_heads
+
+    @property
+    def ffn_dim(self) -> int:
+        """Width inside a feed-forward: `hidden_dim`, or 8/3 · dim rounded up to `multiple_of`."""
+        if self.hidden_dim is not None:
+            return self.hidden_dim
+        return -(-(8 * self.dim // 3) // self.multiple_of) * self.multiple_of
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Rebuild from `to_dict`; unknown keys are an error, missing ones take their default."""
+        return cls(**_known(cls, values))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run goes. Defaults are the seed's; profiles and recipes change some of them.
+
+    Steps: a micro-step is one forward and backward over `batch_size` rows; an update follows every
+    `accumulation_steps` micro-steps. Raises ConfigError for what cannot work.
+    """
+
+    out_dir: str | None = _note(None, "folder for weights, tokenizer, metrics; default out/")
+    epochs: int | None = _note(None, "passes over the corpus; default 1, or the profile's number for the sample")
+    batch_size: int = _note(32, "rows in a micro-batch (per process)")
+    learning_rate: float = _note(5e-4, "peak learning rate (the seed's schedule starts at 1.1 times it)")
+    device: str = _note("auto", "auto, cpu, cuda, cuda:N or mps; auto takes cuda where there is one, else cpu")
+    dtype: str = _note("auto", "auto, float32, bfloat16 or float16; what the device cannot do falls back, with a word")
+    use_wandb: bool = _note(False, "also send metrics to wandb (offline without a key)")
+    wandb_project: str = _note("MiniMind-Pretrain", "wandb project name")
+    num_workers: int = _note(0, "processes that load batches; 0 loads in the training process")
+    accumulation_steps: int = _note(8, "micro-batches whose gradients are added up before an update")
+    grad_clip: float = _note(1.0, "largest gradient norm; longer gradients are scaled down to it")
+    warmup_iters: int | None = _note(None, "micro-steps of linear warm-up; default: what the recipe does")
+    log_interval: int = _note(100, "micro-steps between two log lines")
+    save_interval: int | None = _note(None, "micro-steps between two saves; default: from what a save costs")
+    data_path: str | None = _note(None, "corpus, JSON lines; default: the full corpus in dataset/, else the sample")
+    recipe: str = _note("fast", "seed: what MiniMind does, step for step; fast: the same model, sooner")
+    resume: bool = _note(False, "go on from the last saved state of this run")
+    valid_path: str | None = _note(None, "held-out rows, JSON lines; default: the sample's, else one row in 1000")
+    tokenizer: str | None = _note(None, "folder or file of a tokenizer; default: one is trained on the corpus")
+    max_steps: int | None = _note(None, "stop after this many updates; the schedule is fitted to it")
+    eval_interval: int | None = _note(None, "updates between two looks at the held-out loss; default: 20 per run")
+    seed: int = _note(1337, "seed of the initial weights and of the data order")
+
+    def __post_init__(self) -> None:
+        _whole("batch_size", self.batch_size, 1)
+        _whole("accumulation_steps", self.accumulation_steps, 1)
+        _whole("log_interval", self.log_interval, 1)
+        _whole("num_workers", self.num_workers, 0)
+        _whole("seed", self.seed, 0, 2**63 - 1)
+        for name in ("epochs", "save_interval", "max_steps", "eval_interval"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), 1)
+        if self.warmup_iters is not None:
+            _whole("warmup_iters", self.warmup_iters, 0)
+        _number("learning_rate", self.learning_rate, 0, 10, open_low=True)
+        _number("grad_clip", self.grad_clip, 0, open_low=True)
+        _choice("recipe", self.recipe, tuple(RECIPES))
+        _choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        for name in ("use_wandb", "resume"):
+            _flag(name, getattr(self, name))
+        kind, _, index = self.device.partition(":") if isinstance(self.device, str) else ("", "", "")
+        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+            raise ConfigError(f"device={self.device!r}: allowed are auto, cpu, cuda, cuda:0 (or another number), mps.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """Rebuild from `to_dict`; unknown keys are an error, missing ones take their default."""
+        return cls(**_known(cls, values))
+
+
+def _known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{cls.__name__} needs a table of named values, not a {type(values).__name__}.")
+    names = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise ConfigError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(names))}.")
+    return values
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What sets two ways of training the same model apart; notebook 06 prints the fields that differ as a table."""
+
+    rows: str = field(metadata={"help": "padded: one row of text per row of a batch; packed: segments back to back"})
+    shuffle: bool = field(metadata={"help": "visit the rows in a new, seeded order each epoch"})
+    optimizer: str = field(metadata={"help": "adamw: for everything; muon: for hidden matrices, AdamW for the rest"})
+    schedule: str = field(metadata={"help": "shape of the learning rate over the run, a name in schedule.SCHEDULES"})
+    warmup: float = field(metadata={"help": "share of the run that the learning rate takes to rise"})
+    weight_decay: float = field(metadata={"help": "pull of the matrices towards zero"})
+    lr_scale: float = field(metadata={"help": "peak learning rate as a multiple of --learning_rate"})
+    cuda_dtype: str = field(metadata={"help": "what --dtype auto means on a GPU; float16 brings a gradient scaler"})
+    window_loss: bool = field(metadata={"help": "log the mean loss since the last line; False: one micro-batch's"})
+
+
+RECIPES: dict[str, Recipe] = {
+    "seed": Recipe(
+        rows="padded",
+        shuffle=False,
+        optimizer="adamw",
+        schedule="seed",
+        warmup=0.0,
+        weight_decay=0.01,
+        lr_scale=1.0,
+        cuda_dtype="float16",
+        window_loss=False,
+    ),
+    "fast": Recipe(
+        rows="packed",
+        shuffle=True,
+        optimizer="muon",
+        schedule="linear",
+        warmup=0.03,
+        weight_decay=0.5,
+        lr_scale=4.0,
+        cuda_dtype="bfloat16",
+        window_loss=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model and a way to train it that suit a device. `sample_epochs`: passes when the corpus is the sample."""
+
+    name: str
+    model: ModelConfig
+    train: TrainConfig
+    sample_epochs: int
+
+
+PROFILES: dict[str, Profile] = {
+    "laptop": Profile(
+        name="laptop",
+        model=ModelConfig(dim=128, n_layers=4, n_heads=8, n_kv_heads=2, vocab_size=2400, max_seq_len=256),
+        train=TrainConfig(batch_size=8, accumulation_steps=1, log_interval=50, learning_rate=1.5e-3),
+        sample_epochs=24,
+    ),
+    "gpu": Profile(
+        name="gpu",
+        model=ModelConfig(),
+        train=TrainConfig(batch_size=64, accumulation_steps=4),
+        sample_epochs=20,
+    ),
+}
+
+
+def profile_for(device: str) -> Profile:
+    """The profile that suits a device: `gpu` for cuda, `laptop` for everything else."""
+    return PROFILES["gpu" if str(device).startswith("cuda") else "laptop"]
+
+
+def with_changes(config, **changes):
+    """A copy of a ModelConfig or TrainConfig with some fields changed, checked again."""
+    return replace(config, **_known(type(config), changes))

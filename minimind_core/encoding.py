@@ -1,0 +1,199 @@
+"""A corpus as numbers, encoded once: one memory-mapped file of token ids and an index of rows.
+
+Both datasets read from it, so a run keeps no text in memory and starts at once when the file is warm. Rows are stored
+with their markers; the index says where each begins, which markers were added, and a hash of its text, by which rows
+are held out. Cached in out/cache/ under corpus and tokenizer. Taught in notebook 02.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from .corpus import BOS, EOS, existing_file, iter_rows, marker_edition, normalise_markers
+from .errors import CorpusError
+from .paths import out_dir, shown
+from .tokenizer import BOS_ID, tokenizer_hash
+
+FORMAT = 2
+ADDED_BOS, ADDED_EOS = 1, 2
+HELD_OUT_SHARE = 1000  # one row in a thousand
+_BATCH = 512  # rows handed to the tokenizer at a time; it spreads them over the cores
+
+
+@dataclass(frozen=True)
+class EncodedCorpus:
+    """Ids of all rows, back to back, memory-mapped.
+
+    `tokens` (total,) uint16 or uint32 · `offsets` (rows + 1,) int64 · `segments` (segments,) int64, where each `<s>`
+    stands · `added` (rows,) uint8, bits ADDED_BOS and ADDED_EOS · `text_hash` (rows,) uint32. `sha256` is the corpus
+    file's, `editions` counts marker editions.
+    """
+
+    path: Path
+    tokens: np.ndarray
+    offsets: np.ndarray
+    segments: np.ndarray
+    added: np.ndarray
+    text_hash: np.ndarray
+    sha256: str
+    tokenizer_sha256: str
+    editions: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> np.ndarray:
+        """Ids of one row, from its `<s>` to its `</s>`, (length,) int64."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]].astype(np.int64)
+
+    def held_out(self) -> np.ndarray:
+        """Which rows are kept out of training, (rows,) bool: one in a thousand, by the hash of their text.
+
+        A row's fate depends on its text alone, so equal rows go the same way and a longer corpus keeps the choice. In
+        a small corpus, where that would be almost none, the rows with the smallest hashes: 8, or a tenth.
+        """
+        chosen = self.text_hash < 2**32 // HELD_OUT_SHARE
+        at_least = min(8, len(self) // 10)
+        if chosen.sum() < at_least:
+            limit = np.partition(self.text_hash, at_least - 1)[at_least - 1]
+            chosen = self.text_hash <= limit
+        return chosen
+
+
+def encode_corpus(path: str | Path, tokenizer: Tokenizer, cache: str | Path | None = None) -> EncodedCorpus:
+    """Encode a corpus, or open the cache if it was encoded before with this tokenizer.
+
+    Raises CorpusError, naming file and line, for rows that cannot be read; then nothing is left behind.
+    """
+    path = existing_file(path).resolve()
+    tokenizer_sha = tokenizer_hash(tokenizer)
+    name = hashlib.sha256(f"{path}|{tokenizer_sha}|{FORMAT}".encode()).hexdigest()[:16]
+    folder = Path(cache or out_dir() / "cache") / f"{path.stem}-{name}"
+    meta = _read_meta(folder)
+    if meta is None or not _still_the_same(path, meta, folder):
+        _encode(path, tokenizer, tokenizer_sha, folder)
+        meta = _read_meta(folder)
+    try:
+        index = {
+            key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in ("offsets", "segments", "added", "text_hash")
+        }
+        tokens = np.memmap(folder / "tokens.bin", dtype=meta["dtype"], mode="r")
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"the cache {shown(folder)} is broken ({error}); delete that folder and try again.") from None
+    return EncodedCorpus(
+        path=path,
+        tokens=tokens,
+        sha256=meta["sha256"],
+        tokenizer_sha256=tokenizer_sha,
+        editions=meta["editions"],
+        **index,
+    )
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file's bytes, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read_meta(folder: Path) -> dict | None:
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        whole = (folder / "tokens.bin").stat().st_size == meta["tokens"] * np.dtype(meta["dtype"]).itemsize
+        return meta if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _still_the_same(path: Path, meta: dict, folder: Path) -> bool:
+    """Whether the corpus is the one that was encoded: by size and time stamp, by its sum only where these differ."""
+    stamp = _stamp(path)
+    if meta["stamp"] == stamp:
+        return True
+    if meta["stamp"][0] != stamp[0] or file_sha256(path) != meta["sha256"]:
+        return False
+    meta["stamp"] = stamp
+    unfinished = folder / f".meta.{os.getpid()}"
+    unfinished.write_text(json.dumps(meta), encoding="utf-8")
+    os.replace(unfinished, folder / "meta.json")
+    return True
+
+
+def _encode(path: Path, tokenizer: Tokenizer, tokenizer_sha: str, folder: Path) -> None:
+    """Write the cache beside its final name and rename it when it is whole."""
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        stamp = _stamp(path)
+        meta = _encode_into(unfinished, path, tokenizer)
+        if _stamp(path) != stamp:
+            raise CorpusError(f"{shown(path)} changed while it was being encoded; wait until it is whole, then again.")
+        meta |= {"format": FORMAT, "corpus": str(path), "tokenizer_sha256": tokenizer_sha, "stamp": stamp}
+        (unfinished / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _encode_into(folder: Path, path: Path, tokenizer: Tokenizer) -> dict:
+    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
+    lengths, added, hashes, segments, written = [], bytearray(), [], [], 0
+    editions: dict[str, int] = {}
+    rows = (text for _, text in iter_rows(path))
+    with open(folder / "tokens.bin", "wb") as out:
+        while batch := list(islice(rows, _BATCH)):
+            texts = []
+            for text in batch:
+                edition = marker_edition(text)
+                editions[edition] = editions.get(edition, 0) + 1
+                text, flags = with_markers(normalise_markers(text))
+                texts.append(text)
+                added.append(flags)
+                hashes.append(int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:4], "little"))
+            for encoded in tokenizer.encode_batch(texts, add_special_tokens=False):
+                ids = np.asarray(encoded.ids, dtype=dtype)
+                out.write(ids.tobytes())
+                lengths.append(len(ids))
+                segments.append(np.flatnonzero(ids == BOS_ID) + written)
+                written += len(ids)
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    np.save(folder / "offsets.npy", offsets)
+    np.save(folder / "segments.npy", np.concatenate(segments).astype(np.int64))
+    np.save(folder / "added.npy", np.frombuffer(bytes(added), np.uint8))
+    np.save(folder / "text_hash.npy", np.asarray(hashes, np.uint32))
+    return {
+        "tokens": int(offsets[-1]),
+        "dtype": np.dtype(dtype).name,
+        "sha256": file_sha256(path),
+        "editions": editions,
+    }
+
+
+def with_markers(text: str) -> tuple[str, int]:
+    """A row with the markers that it lacks at its ends, and which were added (bits ADDED_BOS, ADDED_EOS)."""
+    flags = 0
+    if not text.startswith(BOS):
+        text, flags = BOS + text, flags | ADDED_BOS
+    if not text.endswith(EOS):
+        text, flags = text + EOS, flags | ADDED_EOS
+    return text, flags

@@ -1,0 +1,81 @@
+"""Mixture of experts: a gate that sends each token to a few feed-forwards, and the loss that keeps them all at work.
+
+After MiniMind, which follows DeepSeekMoE (Dai et al. 2024, arXiv:2401.06066). Built by hand in notebook 03. Left out:
+spreading experts over several GPUs.
+"""
+
+# B batch · T tokens · N = B·T tokens in all · D model width · E routed experts · k experts per token
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .layers import FeedForward
+
+
+class MoEGate(nn.Module):
+    """Scores every expert for every token and picks the k best; (B, T, D) → indices (N, k), weights (N, k), aux_loss.
+
+    Weights are softmax scores, divided by their sum when `norm_topk_prob` and k > 1. `aux_loss` is a scalar, 0 outside
+    training: alpha · Σ over experts of share · E · mean score, least when work is spread evenly (then it is alpha).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.top_k, self.n_experts = config.num_experts_per_tok, config.n_routed_experts
+        self.alpha, self.seq_aux, self.norm_topk_prob = config.aux_loss_alpha, config.seq_aux, config.norm_topk_prob
+        self.weight = nn.Parameter(torch.empty(self.n_experts, config.dim))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores = F.linear(x, self.weight).softmax(dim=-1)  # (B, T, D) → (B, T, E)
+        weights, indices = scores.topk(self.top_k, dim=-1, sorted=False)  # → (B, T, k)
+        if self.norm_topk_prob and self.top_k > 1:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+        aux_loss = self._balance(scores, indices) if self.training and self.alpha > 0 else scores.new_zeros(())
+        return indices.flatten(0, 1), weights.flatten(0, 1), aux_loss
+
+    def _balance(self, scores: Tensor, indices: Tensor) -> Tensor:
+        """alpha · Σ_e share_e · E · mean score_e, per row and averaged (`seq_aux`) or over the batch at once."""
+        if not self.seq_aux:
+            scores, indices = scores.flatten(0, 1)[None], indices.flatten(0, 1)[None]  # one row of N tokens
+        chosen = indices.flatten(1)  # (B, T, k) → (B, T·k)
+        counts = torch.zeros(len(chosen), self.n_experts, device=scores.device, dtype=torch.float32)
+        counts.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float32))
+        load = counts * (self.n_experts / chosen.shape[1])  # share of assignments · E, 1 when even
+        return self.alpha * (load * scores.float().mean(dim=1)).sum(dim=1).mean()
+
+
+class MoEFeedForward(nn.Module):
+    """A feed-forward per expert, of which each token passes k, and one shared by all; (B, T, D) → (B, T, D).
+
+    Returns the mixture and the gate's balancing loss. Training and evaluation go the same way.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(FeedForward(config) for _ in range(config.n_routed_experts))
+        self.gate = MoEGate(config)
+        if config.n_shared_experts:
+            self.shared_experts = FeedForward(config)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        indices, weights, aux_loss = self.gate(x)
+        tokens = x.flatten(0, 1)  # (B, T, D) → (N, D)
+        # Sorted by expert, the tokens of one expert lie together: each expert then does one matrix product.
+        order = indices.flatten().argsort(stable=True)  # (N·k,)
+        token_of = order // indices.shape[1]
+        counts = indices.flatten().bincount(minlength=len(self.experts)).tolist()
+        parts = tokens[token_of].split(counts)
+        # An idle expert still runs, on no token: its gradient is then zero rather than missing, as in MiniMind.
+        found = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
+        found = found * weights.flatten()[order, None].to(found.dtype)
+        mixed = torch.zeros_like(tokens, dtype=found.dtype).index_add_(0, token_of, found).view(x.shape)
+        if hasattr(self, "shared_experts"):
+            mixed = mixed + self.shared_experts(x)
+        return mixed, aux_loss

@@ -1,0 +1,61 @@
+"""The first cell of every notebook: `profile = setup(3)`. Look, seed, profile, and errors that fit on a line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+
+from .config import PROFILES, Profile, profile_for
+from .errors import CourseError
+from .lessons import LESSONS
+from .plan import profile_named
+from .precision import describe_device, pick_device
+
+SEED = 1337
+
+
+def setup(number: int, profile: str | None = None, device: str = "auto") -> Profile:
+    """Get a notebook ready and say what it runs on; returns the profile, chosen by the device unless it is named.
+
+    Sets the figures' look, the random seed, and one-line errors. `MINIMIND_PROFILE=laptop` in the environment names the
+    profile for all notebooks.
+    """
+    from .plots.style import use_course_style
+
+    lesson = LESSONS[number - 1]
+    where = pick_device(device)
+    wanted = profile or os.environ.get("MINIMIND_PROFILE")
+    chosen = profile_named(wanted) if wanted else profile_for(where.type)
+    torch.manual_seed(SEED)
+    use_course_style()
+    short_errors()
+    machine = f"{describe_device(where)} · torch {torch.__version__}"
+    print(f"Lesson {number}: {lesson.title} · profile {chosen.name} · {machine}")
+    return replace(chosen, train=replace(chosen.train, device=str(where)))
+
+
+def short_errors() -> None:
+    """In a notebook, show a CourseError as its message alone, without a page of stack."""
+    try:
+        shell = get_ipython()
+    except NameError:
+        return
+
+    def show(shell, kind, error, traceback, tb_offset=None):
+        lines = [f"{kind.__name__}: {error}"]
+        shell._showtraceback(kind, error, lines)
+        return lines
+
+    shell.set_custom_exc((CourseError,), show)
+
+
+def as_expected(name: str, value: float, low: float, high: float, otherwise: str = "") -> None:
+    """Print a number beside its band and whether it lies in it; `otherwise` says what is likely wrong."""
+    inside = low <= value <= high
+    verdict = "as expected" if inside else f"NOT as expected. {otherwise}".strip()
+    print(f"{name}: {value:.4g}  (expected {low:.4g} to {high:.4g}) → {verdict}")
+
+
+__all__ = ["PROFILES", "SEED", "as_expected", "setup", "short_errors"]

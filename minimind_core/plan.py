@@ -1,0 +1,189 @@
+"""From a handful of flags to everything that a run needs: device, profile, corpus, tokenizer, rows, and how many steps.
+
+`plan_run()` decides, and keeps a sentence on each decision in `notes`; notebook and command line both start from it.
+Nothing is trained here. Left out: whether it will fit and how long it takes (preflight.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from .checkpoint import weights_path
+from .config import PROFILES, RECIPES, ModelConfig, Recipe, TrainConfig, profile_for
+from .corpus import default_corpus, existing_file
+from .dataset import PackedDataset, PretrainDataset
+from .encoding import EncodedCorpus, encode_corpus
+from .errors import ConfigError
+from .paths import SAMPLE, SAMPLE_VALID, out_dir, shown
+from .precision import describe_device, pick_device, pick_dtype
+from .tokenizer import load_tokenizer, tokenizer_for
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that is ready to start. Steps are micro-steps; `updates` are optimizer steps."""
+
+    model: ModelConfig
+    train: TrainConfig
+    recipe: Recipe
+    device: torch.device
+    dtype: torch.dtype
+    tokenizer: Tokenizer
+    corpus: EncodedCorpus
+    train_set: PretrainDataset | PackedDataset
+    held_out: PretrainDataset | None
+    weights: Path
+    iter_per_epoch: int
+    total_steps: int
+    updates: int
+    notes: tuple[str, ...]
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens that an epoch is trained on, padding not counted (before rows are cut at max_seq_len)."""
+        if isinstance(self.train_set, PackedDataset):
+            return len(self.train_set) * self.train_set.block_length
+        offsets = self.corpus.offsets
+        lengths = (offsets[1:] - offsets[:-1])[self.train_set.rows]
+        return int(lengths.clip(max=self.model.max_seq_len).sum() - len(lengths))
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the run that it goes on."""
+        kept = ("recipe", "batch_size", "accumulation_steps", "epochs", "max_steps", "learning_rate", "grad_clip")
+        return {
+            "model": self.model.to_dict(),
+            "tokenizer": self.corpus.tokenizer_sha256,
+            "corpus": self.corpus.sha256,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            **{name: getattr(self.train, name) for name in (*kept, "warmup_iters", "seed")},
+        }
+
+
+def plan_run(world_size: int = 1, local_rank: int = 0, profile: str | None = None, **given: Any) -> RunPlan:
+    """Decide everything that the flags in `given` (fields of TrainConfig and ModelConfig) leave open.
+
+    A field that isn't given comes from `profile` (default: the device's) when neither dim nor n_layers is given, else
+    from the seed's defaults. Raises ConfigError, CorpusError or TokenizerError, each saying what to do.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    device = pick_device(given.get("device", "auto"))
+    if device.type == "cuda" and world_size > 1:
+        device = torch.device("cuda", local_rank)
+    notes = [f"Device: {describe_device(device)}."]
+    model, train, epochs = _fill_in(given, device, profile, notes)
+    dtype, why = pick_dtype(train.dtype, device, train.recipe)
+    notes.append(f"Numbers: {why}.")
+    path = _pick_corpus(train, notes)
+    tokenizer = _pick_tokenizer(train, model, path, notes)
+    if tokenizer.get_vocab_size() > model.vocab_size:
+        if "vocab_size" in given:
+            raise ConfigError(
+                f"vocab_size={model.vocab_size}, but the tokenizer has {tokenizer.get_vocab_size()} tokens: "
+                "leave --vocab_size out, or give at least that many."
+            )
+        model = ModelConfig.from_dict(model.to_dict() | {"vocab_size": tokenizer.get_vocab_size()})
+        notes.append(f"Vocabulary: widened to the tokenizer's {model.vocab_size} tokens.")
+    corpus = encode_corpus(path, tokenizer)
+    if set(corpus.editions) - {"s", "none"}:
+        notes.append("Markers: <|im_start|> and <|im_end|> are read as <s> and </s>.")
+    if "epochs" not in given and path.resolve() == SAMPLE.resolve():
+        train = TrainConfig.from_dict(train.to_dict() | {"epochs": epochs})
+    train = TrainConfig.from_dict(train.to_dict() | {"epochs": train.epochs or 1, "data_path": str(path)})
+    train_set, held_out = _pick_rows(train, model, corpus, path, tokenizer, notes)
+    iter_per_epoch = -(-len(train_set) // (train.batch_size * world_size))
+    per_epoch = -(-iter_per_epoch // train.accumulation_steps)
+    updates, total_steps = per_epoch * train.epochs, iter_per_epoch * train.epochs
+    if train.max_steps is not None:
+        if train.max_steps < updates:
+            whole, rest = divmod(train.max_steps, per_epoch)
+            total_steps = whole * iter_per_epoch + rest * train.accumulation_steps
+        updates = min(updates, train.max_steps)
+    folder = Path(train.out_dir) if train.out_dir else out_dir()
+    return RunPlan(
+        model=model,
+        train=train,
+        recipe=RECIPES[train.recipe],
+        device=device,
+        dtype=dtype,
+        tokenizer=tokenizer,
+        corpus=corpus,
+        train_set=train_set,
+        held_out=held_out,
+        weights=weights_path(folder, model.dim, model.use_moe),
+        iter_per_epoch=iter_per_epoch,
+        total_steps=total_steps,
+        updates=updates,
+        notes=tuple(notes),
+    )
+
+
+def _fill_in(
+    given: dict[str, Any], device: torch.device, name: str | None, notes: list[str]
+) -> tuple[ModelConfig, TrainConfig, int]:
+    """Configurations from the profile or the seed's defaults with the given fields on top; the sample's epochs."""
+    by_profile = "dim" not in given and "n_layers" not in given
+    profile = (profile_named(name) if name else profile_for(str(device))) if by_profile else None
+    if profile:
+        why = "as asked" if name else "which suits this device (give --dim or --n_layers for another model)"
+        notes.append(f"Profile: {profile.name}, {why}.")
+    base_model = profile.model if profile else ModelConfig()
+    base_train = profile.train if profile else TrainConfig()
+    names = {f.name for f in fields(ModelConfig)}
+    unknown = set(given) - names - {f.name for f in fields(TrainConfig)}
+    if unknown:
+        raise ConfigError(f"unknown setting {', '.join(sorted(unknown))}.")
+    model = ModelConfig.from_dict(base_model.to_dict() | {k: v for k, v in given.items() if k in names})
+    train = TrainConfig.from_dict(base_train.to_dict() | {k: v for k, v in given.items() if k not in names})
+    return model, train, profile.sample_epochs if profile else 1
+
+
+def _pick_corpus(train: TrainConfig, notes: list[str]) -> Path:
+    if train.data_path:
+        notes.append(f"Corpus: {shown(train.data_path)}, as asked.")
+        return existing_file(train.data_path)
+    path, why = default_corpus()
+    notes.append(f"Corpus: {shown(path)}: {why}.")
+    return path
+
+
+def _pick_tokenizer(train: TrainConfig, model: ModelConfig, corpus: Path, notes: list[str]) -> Tokenizer:
+    if train.tokenizer:
+        tokenizer, why = load_tokenizer(train.tokenizer), f"{shown(train.tokenizer)}, as asked"
+    else:
+        tokenizer, why = tokenizer_for(corpus, model.vocab_size)
+    notes.append(f"Tokenizer: {tokenizer.get_vocab_size()} tokens, {why}.")
+    return tokenizer
+
+
+def _pick_rows(
+    train: TrainConfig, model: ModelConfig, corpus: EncodedCorpus, path: Path, tokenizer: Tokenizer, notes: list[str]
+) -> tuple[PretrainDataset | PackedDataset, PretrainDataset | None]:
+    """The training rows, padded or packed, and the held-out rows, which are always of the default kind."""
+    recipe, split, held_out = RECIPES[train.recipe], "all", None
+    if train.valid_path or path.resolve() == SAMPLE.resolve():
+        valid = existing_file(train.valid_path or SAMPLE_VALID)
+        held_out = PretrainDataset(valid, tokenizer, model.max_seq_len)
+        notes.append(f"Held out: {len(held_out)} rows of {shown(valid)}.")
+    elif train.recipe == "fast" and len(corpus) >= 10:
+        split = "train"
+        held_out = PretrainDataset(corpus, tokenizer, model.max_seq_len, split="held_out")
+        notes.append(f"Held out: {len(held_out):,} rows of the corpus, chosen by a hash of their text, not trained on.")
+    else:
+        notes.append("Held out: nothing (give --valid_path to judge the model on text that it has not seen).")
+    if recipe.rows == "padded":
+        rows = PretrainDataset(corpus, tokenizer, model.max_seq_len, as_minimind=True, split=split)
+    else:
+        rows = PackedDataset(corpus, tokenizer, model.max_seq_len - 1, split=split, seed=train.seed)
+    return rows, held_out
+
+
+def profile_named(name: str):
+    """A profile by its name, or ConfigError with the names that there are."""
+    if name not in PROFILES:
+        raise ConfigError(f"profile={name!r}: allowed are {', '.join(PROFILES)}.")
+    return PROFILES[name]

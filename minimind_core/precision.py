@@ -1,0 +1,89 @@
+"""Which device and number format a run uses, and the two objects that mixed precision needs: autocast and a scaler.
+
+One function picks each and says why. Taught in notebook 05.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from .config import RECIPES
+from .errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(asked: str = "auto") -> torch.device:
+    """cuda where there is one, else cpu; mps only when asked for. Raises ConfigError for a device that isn't there."""
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise ConfigError(f"device={asked!r}: allowed are auto, cpu, cuda, cuda:0, mps.") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            have = f"this machine has {count}" if count else _why_no_cuda()
+            raise ConfigError(f"device={asked!r}: {have}. Use --device cpu, or leave it out.")
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device='mps': no Apple GPU that torch can use here. Use --device cpu, or leave it out.")
+    elif device.type not in ("cpu", "mps"):
+        raise ConfigError(f"device={asked!r}: allowed are auto, cpu, cuda, cuda:0, mps.")
+    return device
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None:
+        return "the installed torch is a build without CUDA"
+    return "torch finds no NVIDIA GPU (is the driver running? does nvidia-smi list it?)"
+
+
+def describe_device(device: torch.device) -> str:
+    """One line: the GPU's name and memory, or the CPU's threads."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if device.type == "mps":
+        return "Apple GPU (mps)"
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def pick_dtype(asked: str, device: torch.device, recipe: str = "fast") -> tuple[torch.dtype, str]:
+    """The format of the forward pass and a word on why.
+
+    'auto' is the recipe's format on a GPU, float32 elsewhere. What a device lacks falls back: bfloat16 to float16 on
+    older GPUs, a low precision to float32 on a CPU without it.
+    """
+    if device.type == "cpu" and asked in ("bfloat16", "float16") and not cpu_has(asked):
+        return torch.float32, f"{asked} was asked for, but this CPU has no fast {asked}: float32 is used"
+    if asked == "auto" and device.type != "cuda":
+        return torch.float32, f"float32, the fast format on {device.type}"
+    name = RECIPES[recipe].cuda_dtype if asked == "auto" else asked
+    why = f"{name}, what the {recipe} recipe uses on a GPU" if asked == "auto" else f"{name}, as asked"
+    if name == "bfloat16" and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
+        return torch.float16, f"{why}; this GPU has no bfloat16, so float16 with a gradient scaler is used"
+    return DTYPES[name], why
+
+
+def cpu_has(name: str) -> bool:
+    """Whether this CPU multiplies matrices in the format at full speed (x86: AVX512-BF16 or AMX, AMX-FP16)."""
+    checks = {
+        "bfloat16": ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+        "float16": ("_is_amx_fp16_supported", "_is_avx512_fp16_supported"),
+    }
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks[name])
+
+
+def autocast_context(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """`torch.autocast` to `dtype`, or a context that does nothing for float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """A gradient scaler that is at work for float16 only; bfloat16 has float32's range and needs none."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -1,0 +1,147 @@
+"""Before a run: what this machine is, and what a plan will need of memory, disk and time.
+
+`python -m minimind_core.preflight` prints both. Time is estimated by really doing a few micro-steps. Notebook 06.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from .cli import friendly
+from .config import ModelConfig
+from .model import MiniMindLM, parameter_count
+from .optim import build_optimizer
+from .paths import dataset_dir, out_dir, shown
+from .plan import RunPlan
+from .precision import autocast_context, describe_device, make_scaler, pick_device, pick_dtype
+from .training import Hooks, train_epoch
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will need. Seconds and bytes; `measured_steps` micro-steps were timed for it."""
+
+    parameters: int
+    seconds: float
+    seconds_per_step: float
+    memory_bytes: int
+    disk_bytes: int
+    free_disk_bytes: int
+    measured_steps: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.parameters / 1e6:.2f}M parameters; about {spoken_time(self.seconds)} "
+            f"({self.seconds_per_step:.2f} s a micro-step, measured over {self.measured_steps}); about "
+            f"{self.memory_bytes / 2**30:.1f} GiB of memory; {self.disk_bytes / 1e6:,.0f} MB on disk "
+            f"({self.free_disk_bytes / 1e9:,.0f} GB free)"
+        )
+
+
+def spoken_time(seconds: float) -> str:
+    """12 s, 3.4 min, 5.1 h or 2.0 days."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def estimate(plan: RunPlan, steps: int = 3) -> Estimate:
+    """Time a few micro-steps of a plan on a model that is thrown away, and reckon what the whole run needs.
+
+    The random state is left as it was, so a run after it is the same run.
+    """
+    with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
+        model = MiniMindLM(plan.model).to(plan.device)
+        rows = [plan.train_set[i % len(plan.train_set)] for i in range(plan.train.batch_size)]
+        batch = [torch.stack(parts) for parts in zip(*rows, strict=True)]
+        optimizer = build_optimizer(model, plan.recipe, plan.train.learning_rate)
+        hooks = Hooks(steps + 1, lr=plan.train.learning_rate, accumulation_steps=1, device=plan.device)
+        hooks.after_backward = lambda *_: stamps.append(_now(plan.device))
+        stamps: list[float] = []
+        scaler, context = make_scaler(plan.device, plan.dtype), autocast_context(plan.device, plan.dtype)
+        train_epoch(0, model, [batch] * (steps + 1), optimizer, scaler, context, hooks)
+        parameters = parameter_count(model)
+    per_step = (stamps[-1] - stamps[0]) / steps
+    return Estimate(
+        parameters=parameters,
+        seconds=per_step * plan.total_steps,
+        seconds_per_step=per_step,
+        memory_bytes=training_memory(plan.model, parameters, plan.train.batch_size, plan.dtype),
+        disk_bytes=parameters * (4 + 3 * 4 * 2 + 5 * 4),  # weights, two states of three copies, snapshots
+        free_disk_bytes=shutil.disk_usage(existing_parent(plan.weights)).free,
+        measured_steps=steps,
+    )
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def existing_parent(path):
+    """The nearest folder above `path` that exists."""
+    path = path.resolve()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def training_memory(model: ModelConfig, parameters: int, batch_size: int, dtype: torch.dtype) -> int:
+    """Bytes that training takes, reckoned: weights, gradients and two moments in float32, activations and logits.
+
+    A rough figure: activations are counted as what backward keeps of each block, plus three float32 copies of the
+    logits, which are the largest single thing in a small model.
+    """
+    tokens = batch_size * (model.max_seq_len - 1)
+    width = 2 if dtype != torch.float32 else 4
+    experts = model.num_experts_per_tok + model.n_shared_experts if model.use_moe else 1
+    per_token = model.n_layers * (12 * model.dim + 4 * experts * model.ffn_dim) * width + 3 * 4 * model.vocab_size
+    return 16 * parameters + tokens * per_token
+
+
+def machine_report() -> list[str]:
+    """Lines that say what this machine offers: Python, torch, device, bfloat16, memory, disk."""
+    import psutil
+
+    device = pick_device()
+    lines = [
+        f"Python {platform.python_version()} on {platform.system()} ({platform.machine()})",
+        f"torch {torch.__version__}",
+        f"device: {describe_device(device)}",
+        f"numbers: {pick_dtype('auto', device)[1]}",
+        f"memory: {psutil.virtual_memory().available / 2**30:.1f} GiB free of "
+        f"{psutil.virtual_memory().total / 2**30:.1f}",
+    ]
+    for name, folder in (("dataset", dataset_dir()), ("out", out_dir())):
+        free = shutil.disk_usage(existing_parent(folder)).free
+        lines.append(f"disk for {name} ({shown(folder)}): {free / 1e9:.1f} GB free")
+    if sys.platform.startswith("linux"):
+        lines.append(f"/dev/shm: {shutil.disk_usage('/dev/shm').free / 1e9:.1f} GB free")
+    return lines
+
+
+@friendly
+def main(argv: list[str] | None = None) -> int:
+    """Print the machine's report and the estimate for a run with the given flags (those of train_pretrain)."""
+    from .train_pretrain import parse
+
+    given = parse(argv, "python -m minimind_core.preflight", "Says what this machine is and what a run would need.")
+    from .plan import plan_run
+
+    print("\n".join(machine_report()))
+    plan = plan_run(**given)
+    print("\n".join(plan.notes))
+    print(f"A run: {estimate(plan)}.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,73 @@
+"""Trained weights for any notebook, whatever was run before: the newest model in out/, else one trained in a minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+
+from .checkpoint import load_run
+from .errors import CheckpointError
+from .model import MiniMindLM
+from .paths import SAMPLE, out_dir, shown
+from .plan import plan_run
+from .runs import list_runs
+from .trainer import Trainer
+
+
+class QuickModel(NamedTuple):
+    """What `quick_model` found: the model, its tokenizer, and a sentence on where they come from."""
+
+    model: MiniMindLM
+    tokenizer: Tokenizer
+    note: str
+
+
+def quick_model(device: str = "cpu", seconds: float = 45.0, say: Callable[[str], None] = print) -> QuickModel:
+    """The newest model in out/, else a small one trained on the sample now, for a minute at most, and kept.
+
+    Notebooks that need trained weights before lesson 06 use it. The trained one is kept as out/quick/pretrain_96.pth.
+    """
+    for folder in (out_dir(), out_dir() / "quick"):
+        for run in list_runs(folder):
+            if run.weights.exists() and run.facts.get("step"):
+                try:
+                    model, tokenizer, facts = load_run(run.weights, device)
+                except CheckpointError as error:
+                    say(f"passed over: {error}")
+                    continue
+                note = f"{run}; trained on {facts['corpus']['path']}"
+                say(f"Model: {note}.")
+                return QuickModel(model, tokenizer, note)
+    return _train_quickly(device, seconds, say)
+
+
+def _train_quickly(device: str, seconds: float, say: Callable[[str], None]) -> QuickModel:
+    say(f"No model in {shown(out_dir())} yet: a small one is trained on the sample now, for {seconds:.0f} seconds.")
+    plan = plan_run(
+        out_dir=str(out_dir() / "quick"),
+        data_path=str(SAMPLE),
+        dim=96,
+        n_layers=3,
+        n_heads=4,
+        n_kv_heads=2,
+        vocab_size=2400,
+        max_seq_len=256,
+        batch_size=8,
+        accumulation_steps=1,
+        epochs=12,
+        learning_rate=1.5e-3,
+        device=device,
+        log_interval=10**9,
+        eval_interval=10**9,
+    )
+    trainer = Trainer(plan, say=lambda text: None, bar=False)
+    deadline = time.perf_counter() + seconds
+    trainer.on_update = lambda row: trainer.stop() if time.perf_counter() > deadline else None
+    trainer.fit()
+    model, tokenizer, _ = load_run(plan.weights, device)
+    note = f"{shown(plan.weights)}, trained on the sample for {trainer.seconds:.0f} s ({trainer.step} updates)"
+    say(f"Model: {note}.")
+    return QuickModel(model, tokenizer, note)

@@ -1,0 +1,200 @@
+"""Byte-level BPE with the Hugging Face `tokenizers` library: train, load, save, and show pieces as a person reads them.
+
+Ids 0, 1, 2 are `<unk>`, `<s>`, `</s>`; padding uses id 0. Any text can be encoded: what has no token of its own falls
+apart into bytes, never into `<unk>`. Taught in notebook 02. Left out: chat templates, which pretraining does not use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from .corpus import iter_texts
+from .errors import TokenizerError
+from .paths import out_dir, shown
+
+UNK_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 0
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
+TRAINING_SAMPLE_CHARACTERS = 40_000_000  # enough for 6,400 tokens; bounds memory on a 1.6 GB corpus
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
+    """Learn a byte-level BPE of at most `vocab_size` tokens from `texts` (fewer where the text has no more pairs).
+
+    The result is the same for the same texts in the same order. Raises TokenizerError for a vocabulary smaller than
+    the 256 bytes and 3 special tokens.
+    """
+    smallest = 256 + len(SPECIAL_TOKENS)
+    if isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or vocab_size < smallest:
+        raise TokenizerError(f"vocab_size={vocab_size!r}: {smallest} or more, for 256 bytes and 3 special tokens.")
+    if isinstance(texts, str):
+        raise TokenizerError("train_tokenizer needs a list (or other iterable) of texts, not a single string.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return check_tokenizer(tokenizer, "the trained tokenizer")
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Read a tokenizer from its tokenizer.json, or from a folder that holds one.
+
+    Raises TokenizerError when there is none, it is not a tokenizer, or its first three ids are not `<unk>`, `<s>`,
+    `</s>`.
+    """
+    path = Path(path)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise TokenizerError(f"{shown(file)} is not there; a tokenizer is a tokenizer.json or a folder that holds one.")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception for every kind of bad file
+        raise TokenizerError(f"{shown(file)} is not a tokenizers file: {str(error)[:120]}.") from None
+    return check_tokenizer(tokenizer, shown(file))
+
+
+def check_tokenizer(tokenizer: Tokenizer, name: str) -> Tokenizer:
+    """Return `tokenizer` ready for use, or say what is wrong with it. Truncation and padding are switched off."""
+    found = [tokenizer.id_to_token(i) for i in range(3)]
+    if found != SPECIAL_TOKENS:
+        later = tokenizer.token_to_id("<|im_start|>") is not None
+        hint = (
+            " It is MiniMind's later tokenizer; this course follows the first edition: use that, or train one."
+            if later
+            else ""
+        )
+        raise TokenizerError(f"{name}: ids 0, 1, 2 must be <unk>, <s>, </s>; they are {found}.{hint}")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> Path:
+    """Write `folder`/tokenizer.json (whole or not at all) and return its path."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    file, unfinished = folder / "tokenizer.json", folder / f".tokenizer.json.{os.getpid()}"
+    unfinished.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    os.replace(unfinished, file)
+    return file
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """A sha256 that two tokenizers share exactly when they give the same ids for every text."""
+    return hashlib.sha256(tokenizer.to_str().encode("utf-8")).hexdigest()
+
+
+def tokenizer_for(corpus: str | Path, vocab_size: int) -> tuple[Tokenizer, str]:
+    """The tokenizer of a corpus, trained on its beginning once and kept in out/, and a word on where it is from.
+
+    It is kept under the corpus's name, size and beginning, so one that was trained on the sample is never picked up
+    for another file.
+    """
+    folder = out_dir() / "tokenizers" / f"{Path(corpus).stem}-{_beginning_hash(corpus)}-{vocab_size}"
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder), f"trained on {shown(corpus)} earlier, kept in {shown(folder)}"
+    tokenizer = train_tokenizer(bounded(iter_texts(corpus), TRAINING_SAMPLE_CHARACTERS), vocab_size)
+    save_tokenizer(tokenizer, folder)
+    return tokenizer, f"trained on {shown(corpus)} now, kept in {shown(folder)}"
+
+
+def bounded(texts: Iterable[str], characters: int) -> Iterable[str]:
+    """The texts from the first on, until they hold `characters` characters."""
+    for text in texts:
+        yield text
+        characters -= len(text)
+        if characters <= 0:
+            return
+
+
+def _beginning_hash(corpus: str | Path) -> str:
+    with open(corpus, "rb") as file:
+        head = file.read(1 << 20)
+    return hashlib.sha256(head + str(Path(corpus).stat().st_size).encode()).hexdigest()[:12]
+
+
+def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
+    """What each id stands for, as a person reads it; bytes that are part of a character show as `⟨e4⟩`."""
+    shown_pieces = []
+    for token_id in ids:
+        raw = token_bytes(tokenizer, int(token_id))
+        if raw is None:
+            shown_pieces.append(tokenizer.id_to_token(int(token_id)) or f"⟨id {token_id}?⟩")
+            continue
+        try:
+            shown_pieces.append(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            shown_pieces.append("".join(f"⟨{byte:02x}⟩" for byte in raw))
+    return shown_pieces
+
+
+def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes | None:
+    """The UTF-8 bytes that a token stands for; None for the special tokens and for ids that don't exist."""
+    token = tokenizer.id_to_token(token_id)
+    if token is None or token_id < len(SPECIAL_TOKENS):
+        return None
+    return bytes(_BYTE_OF[character] for character in token)
+
+
+def token_byte_lengths(tokenizer: Tokenizer, vocab_size: int | None = None) -> list[int]:
+    """Bytes of text behind each id, 0 for special tokens; a list of `vocab_size` (default: the tokenizer's) numbers."""
+    size = vocab_size or tokenizer.get_vocab_size()
+    return [len(token_bytes(tokenizer, i) or b"") for i in range(size)]
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's byte-level alphabet: printable Latin-1 stands for itself, the other bytes for characters from 256 on."""
+    own = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    table = {chr(byte): byte for byte in own}
+    others = [byte for byte in range(256) if byte not in own]
+    return table | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+class TextStream:
+    """Turns ids into text one at a time, without ever showing half a character.
+
+    A rare Chinese character is two or three tokens; each alone decodes to �. `push(id)` returns the text that has
+    become certain (often ""), `flush()` what is left at the end.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.pending = b""
+
+    def push(self, token_id: int) -> str:
+        raw = token_bytes(self.tokenizer, int(token_id))
+        if raw is None:  # a special token ends whatever was unfinished
+            return self.flush()
+        self.pending += raw
+        whole = _whole_characters(self.pending)
+        text, self.pending = self.pending[:whole].decode("utf-8", "replace"), self.pending[whole:]
+        return text
+
+    def flush(self) -> str:
+        text, self.pending = self.pending.decode("utf-8", "replace"), b""
+        return text
+
+
+def _whole_characters(raw: bytes) -> int:
+    """How many leading bytes can be decoded now: all but the beginning of a character that may still be finished."""
+    for back in range(1, min(4, len(raw)) + 1):
+        byte = raw[-back]
+        if byte >= 0xC0:
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(raw) - back if back < length else len(raw)
+        if byte < 0x80:
+            break
+    return len(raw)

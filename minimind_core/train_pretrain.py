@@ -1,0 +1,86 @@
+"""Pretrain from the command line: `python -m minimind_core.train_pretrain`, with the seed's flags; also under torchrun.
+
+Without flags it trains on what is there: the full corpus if it lies in dataset/, else the sample, in the profile that
+suits the device. It says what it chose, what the run needs and how long it takes before it starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from .cli import add_flags, friendly
+from .config import ModelConfig, TrainConfig
+
+SLOW_RUN_HOURS = 6.0
+
+
+def parse(argv: list[str] | None, prog: str, description: str) -> dict[str, Any]:
+    """The flags that were given, by name."""
+    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    add_flags(parser, TrainConfig)
+    add_flags(parser, ModelConfig)
+    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+
+
+@friendly
+def main(argv: list[str] | None = None) -> int:
+    """Plan, say what will happen, train, say where the weights are."""
+    given = parse(
+        argv,
+        "python -m minimind_core.train_pretrain",
+        "Pretrain MiniMind. A flag that isn't given comes from the device's profile, or from the seed's defaults when "
+        "--dim or --n_layers is given.",
+    )
+    from .distributed import join_world
+    from .precision import pick_device
+
+    with join_world(pick_device(given.get("device", "auto")).type) as world:
+        return _run(given, world)
+
+
+def _run(given: dict[str, Any], world) -> int:
+    from .plan import plan_run
+    from .preflight import estimate, spoken_time
+    from .runs import run_lock
+    from .trainer import Trainer
+
+    say = print if world.is_main else (lambda text: None)
+    if world.is_main:
+        plan = plan_run(world.size, world.local_rank, **given)
+    world.barrier()  # the main process encodes the corpus; the others find it done
+    if not world.is_main:
+        plan = plan_run(world.size, world.local_rank, **given)
+    for note in plan.notes:
+        say(note)
+    say(
+        f"Each epoch: {plan.tokens_per_epoch:,} tokens in {plan.iter_per_epoch:,} micro-steps of "
+        f"{plan.train.batch_size} rows; {plan.train.epochs} epochs, {plan.updates:,} updates, "
+        f"{plan.train.recipe} recipe."
+    )
+    needs = estimate(plan)
+    say(f"This run: {needs}.")
+    if needs.seconds > SLOW_RUN_HOURS * 3600 and plan.device.type == "cpu":
+        say(
+            f"That is long: {spoken_time(needs.seconds)} on a CPU. A GPU does it in minutes to hours; --max_steps or "
+            "--data_path dataset/sample.jsonl make it short."
+        )
+    sys.stdout.flush()
+    from .checkpoint import run_folder
+
+    if world.is_main:
+        with run_lock(run_folder(plan.weights)):
+            trainer = Trainer(plan, world=world, bar=sys.stderr.isatty())
+            result = trainer.fit()
+    else:
+        result = Trainer(plan, world=world, bar=False).fit()
+    if result.held_out is not None:
+        say(f"Held out: {result.held_out}; lowest {result.best_held_out:.3f} after update {result.best_step}.")
+    say(f"Weights: {os.path.relpath(result.weights)}")
+    return 0 if result.complete else 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,432 @@
+"""Trainer: the hooks that make the plain loop a run. It logs, judges, saves, stops gently, and goes on where it was.
+
+The loop itself is training.train_epoch. State is taken after optimizer updates only, so no half accumulation needs
+keeping; a run that is stopped in between goes back to the last update. Taught in notebook 06.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from . import checkpoint
+from .clock import Clock, peak_memory_mib
+from .dataset import EpochBatches
+from .distributed import World
+from .errors import TrainingError
+from .evaluation import HeldOut, held_out_loss
+from .model import MiniMindLM
+from .optim import build_optimizer
+from .paths import shown
+from .plan import RunPlan
+from .precision import autocast_context, make_scaler
+from .run_files import RunFiles
+from .training import Hooks, train_epoch
+
+SAVE_SHARE = 0.02  # of the time that saving may take when no interval is given
+SNAPSHOT_SHARES = (0.05, 0.15, 0.35, 0.65)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: updates done, last losses, where its weights are, and whether it is complete."""
+
+    step: int
+    complete: bool
+    loss: float
+    held_out: HeldOut | None
+    best_held_out: float | None
+    best_step: int | None
+    seconds: float
+    weights: Path
+
+
+class Trainer(Hooks):
+    """One run of a RunPlan. `fit()` trains to the end, or until it is stopped, and can be called again to go on.
+
+    `on_update(row)` and `on_held_out(row)` receive each metrics line as it is written, for live curves. `say` prints
+    what a person should read; it goes to train.log as well.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        model: MiniMindLM | None = None,
+        world: World | None = None,
+        say: Callable[[str], None] = print,
+        on_update: Callable[[dict], None] | None = None,
+        on_held_out: Callable[[dict], None] | None = None,
+        bar: bool = True,
+    ) -> None:
+        recipe, train = plan.recipe, plan.train
+        warmup = train.warmup_iters if train.warmup_iters is not None else round(recipe.warmup * plan.total_steps)
+        super().__init__(
+            plan.iter_per_epoch,
+            train.epochs,
+            train.learning_rate * recipe.lr_scale,
+            train.accumulation_steps,
+            train.grad_clip,
+            recipe.schedule,
+            warmup,
+            plan.device,
+            world,
+        )
+        self.total_steps = plan.total_steps
+        self.plan, self.on_update, self.on_held_out = plan, on_update, on_held_out
+        self.bar = bar
+        self.files = RunFiles(plan.weights, plan.tokenizer, say, active=self.world.is_main)
+        self.folder, self.say = self.files.folder, self.files.say
+        torch.manual_seed(train.seed)
+        self.model = (model or MiniMindLM(plan.model)).to(plan.device)
+        self.optimizer = build_optimizer(self.model, recipe, self.lr)
+        self.scaler = make_scaler(plan.device, plan.dtype)
+        self.context = autocast_context(plan.device, plan.dtype)
+        self.batches = EpochBatches(
+            len(plan.train_set), train.batch_size, recipe.shuffle, train.seed, self.world.rank, self.world.size
+        )
+        self.epoch = self.step = self.micro_step = self.tokens = 0
+        self.best: tuple[float, int] | None = None
+        self.last_held_out: HeldOut | None = None
+        self.last_loss = math.nan
+        self.seconds = 0.0
+        self.save_seconds: float | None = None
+        self.last_saved_step = -1
+        self._window: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._log_losses: list[float] = []
+        self._updating = False
+        self._eval_every = train.eval_interval or max(1, plan.updates // 20)
+        self._snapshots = {max(1, round(plan.updates * share)) for share in SNAPSHOT_SHARES}
+
+    # --- the run -----------------------------------------------------------------------------------------------
+
+    def fit(self) -> RunResult:
+        """Train until the run is complete or stopped (Ctrl-C, the stop button, `stop()`); then save and say so."""
+        self.should_stop = False
+        resumed = self._resume() if self.plan.train.resume and self.step == 0 else self._go_on()
+        if self.step >= self.plan.updates:
+            self.say(f"This run is complete: {self.step} updates; its weights are in {shown(self.plan.weights)}.")
+            return self._result()
+        self._open_files(resumed)
+        started = time.perf_counter()
+        self._clock = Clock(self.micro_step)
+        try:
+            with self._gentle_stop(), self._progress():
+                self._first_look()
+                while self.step < self.plan.updates and not self.should_stop:
+                    train_epoch(self.epoch, self.model, self._loader(), self.optimizer, self.scaler, self.context, self)
+                    if not self.should_stop and self.first_step >= self.iter_per_epoch:
+                        self.epoch, self.first_step = self.epoch + 1, 0
+        finally:
+            self.seconds += time.perf_counter() - started
+            self.optimizer.zero_grad(set_to_none=True)
+            self._window.clear()
+            self._close_files()
+        return self._result()
+
+    def stop(self) -> None:
+        """Ask the run to stop after the micro-step that it is in; what it has learned is saved."""
+        self.should_stop = True
+
+    def _loader(self) -> DataLoader:
+        if hasattr(self.plan.train_set, "set_epoch"):
+            self.plan.train_set.set_epoch(self.epoch)
+        self.batches.set_epoch(self.epoch, self.first_step)
+        return DataLoader(
+            self.plan.train_set,
+            batch_sampler=self.batches,
+            num_workers=self.plan.train.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _first_look(self) -> None:
+        if self.step == 0:
+            self._judge()
+            self._remember_boundary()
+
+    # --- hooks of the loop --------------------------------------------------------------------------------------
+
+    def after_backward(self, epoch: int, step: int, ce: Tensor, aux_loss: Tensor, tokens: Tensor) -> None:
+        self._window.append((ce, aux_loss, tokens))
+        self._clock.tick()
+        if self.progress is not None:
+            self.progress.update(1)
+        if step % self.plan.train.log_interval == 0 and not self.closes_window(step):
+            self._log_line(epoch, step, float(ce + aux_loss))
+
+    def before_update(self, epoch: int, step: int, lr: float, grad_norm: Tensor) -> None:
+        ce, aux, tokens = (torch.stack([entry[i] for entry in self._window]).tolist() for i in range(3))
+        self._row = {
+            "ce": sum(ce) / len(ce)
+            if self.world.size == 1
+            else float(self.world.total(torch.tensor(sum(ce)))) / len(ce),
+            "aux_loss": sum(aux) / len(aux) * self.world.size,
+            "lr": lr,
+            "grad_norm": float(grad_norm),
+        }
+        self._micro_loss = ce[-1] + aux[-1]
+        self._new_tokens = int(sum(tokens))
+        loss = self._row["ce"] + self._row["aux_loss"]
+        if not math.isfinite(loss) or (not math.isfinite(self._row["grad_norm"]) and not self.scaler.is_enabled()):
+            raise TrainingError(
+                f"update {self.step + 1} (epoch {epoch + 1}, micro-step {step}): loss {loss}, learning rate {lr:.6g}, "
+                f"gradient norm {self._row['grad_norm']}. The run stopped before this update was applied; the weights "
+                f"of update {self.step} are kept. Try a lower --learning_rate, and look at the rows of this batch."
+            )
+        self._updating = True
+
+    def after_update(self, epoch: int, step: int) -> None:
+        self._updating = False
+        self.step += 1
+        self._micro_step_before = self.micro_step
+        self.micro_step = epoch * self.iter_per_epoch + step + 1
+        self.first_step = step + 1
+        self.tokens += self._new_tokens
+        self._window.clear()
+        self.last_loss = self._row["ce"] + self._row["aux_loss"]
+        row = {
+            "step": self.step,
+            "micro_step": self.micro_step,
+            "epoch": epoch + 1,
+            "loss": self.last_loss,
+            **self._row,
+            "tokens": self.tokens,
+            "time": round(self._clock.elapsed() + self.seconds, 3),
+            "tokens_per_s": round(self._clock.rate(self._new_tokens), 1),
+            "memory": peak_memory_mib(self.device),
+        }
+        self._log_losses.append(self.last_loss)
+        self.files.write(row)
+        if self.on_update:
+            self.on_update(row)
+        if step % self.plan.train.log_interval == 0 or self.step == self.plan.updates:
+            self._log_line(epoch, step, self._micro_loss)
+        self._remember_boundary()
+        done = self.step >= self.plan.updates
+        if self.step % self._eval_every == 0 or done:
+            self._judge()
+        if self.step in self._snapshots:
+            self.files.snapshot(f"step-{self.step:08d}", self.model, self._facts())
+        if done:
+            self.should_stop = True
+        elif self._save_is_due():
+            self._save()
+
+    # --- judging and logging --------------------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        """Held-out loss now; on the main process alone."""
+        if self.plan.held_out is None or not self.world.is_main:
+            return
+        paused = time.perf_counter()
+        self.last_held_out = held_out_loss(self.model, self.plan.held_out, self.plan.tokenizer, context=self.context)
+        row = {
+            "step": self.step,
+            "held_out_loss": self.last_held_out.loss,
+            "perplexity": self.last_held_out.perplexity,
+            "bits_per_byte": self.last_held_out.bits_per_byte,
+            "tokens": self.tokens,
+        }
+        if self.best is None or self.last_held_out.loss < self.best[0]:
+            self.best = (self.last_held_out.loss, self.step)
+            if self.step:
+                self.files.snapshot("best", self.model, self._facts())
+        self.files.write(row)
+        if self.on_held_out:
+            self.on_held_out(row)
+        self._clock.pause(time.perf_counter() - paused)
+
+    def _log_line(self, epoch: int, step: int, micro_loss: float) -> None:
+        """The seed's line. The fast recipe logs the mean since the last line, the seed one micro-batch."""
+        loss = micro_loss
+        if self.plan.recipe.window_loss and self._log_losses:
+            loss = sum(self._log_losses) / len(self._log_losses)
+        self._log_losses.clear()
+        lr = self.learning_rate(epoch, step)
+        minutes = self._clock.left(self.total_steps) // 60
+        self.say(
+            f"Epoch:[{epoch + 1}/{self.epochs}]({step}/{self.iter_per_epoch}) loss:{loss:.3f} lr:{lr:.12f} "
+            f"epoch_Time:{minutes}min:"
+        )
+
+    # --- saving and resuming --------------------------------------------------------------------------------------
+
+    def _remember_boundary(self) -> None:
+        """Random states after an update; a stop in mid-accumulation goes back to them."""
+        self._random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda" and self.plan.model.dropout:
+            self._random["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def _save_is_due(self) -> bool:
+        interval = self.plan.train.save_interval
+        if interval:
+            return self.micro_step // interval > self._micro_step_before // interval
+        if self.save_seconds is None:
+            return self.step >= 10
+        return self._clock.elapsed() - self._saved_at > max(self.save_seconds / SAVE_SHARE, 20)
+
+    def _save(self) -> None:
+        """Weights, facts and the state to resume from; takes the time, by which the next save is due."""
+        if self.last_saved_step == self.step:
+            return
+        started = time.perf_counter()
+        if self.files.save(self.model, self._facts(), self.step, self._state()):
+            self.last_saved_step = self.step
+        self.save_seconds = time.perf_counter() - started
+        self._saved_at = self._clock.elapsed()
+        self._clock.pause(self.save_seconds)
+
+    def _facts(self) -> dict[str, Any]:
+        held_out = self.last_held_out
+        return {
+            "train": self.plan.train.to_dict(),
+            "corpus": {
+                "path": shown(self.plan.corpus.path),
+                "sha256": self.plan.corpus.sha256,
+                "rows": len(self.plan.corpus),
+                "tokens": int(self.plan.corpus.offsets[-1]),
+            },
+            "tokenizer_sha256": self.plan.corpus.tokenizer_sha256,
+            "identity": self.plan.identity(),
+            "step": self.step,
+            "updates": self.plan.updates,
+            "complete": self.step >= self.plan.updates,
+            "tokens": self.tokens,
+            "loss": self.last_loss,
+            "held_out_loss": held_out.loss if held_out else None,
+            "bits_per_byte": held_out.bits_per_byte if held_out else None,
+            "best_held_out_loss": self.best[0] if self.best else None,
+            "best_step": self.best[1] if self.best else None,
+            "seconds": round(self.seconds + self._clock.elapsed(), 1),
+            "device": str(self.device),
+            "dtype": str(self.plan.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "saved_at": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "identity": self.plan.identity(),
+            "model": checkpoint.unwrapped(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": self._random,
+            "position": [self.epoch, self.first_step, self.step, self.micro_step, self.tokens],
+            "best": list(self.best) if self.best else None,
+            "last_loss": self.last_loss,
+            "log_losses": list(self._log_losses),
+            "seconds": self.seconds + self._clock.elapsed(),
+        }
+
+    def _resume(self) -> bool:
+        """Go back to the newest state of this run; says so, and says when there is none."""
+        state = checkpoint.read_newest_state(self.folder, self.say)
+        if state is None:
+            self.say(f"Nothing to resume in {shown(self.folder)}: the run starts afresh.")
+            return False
+        mine, theirs = self.plan.identity(), state["identity"]
+        for name in mine:
+            if mine[name] != theirs.get(name):
+                raise TrainingError(
+                    f"this run cannot be resumed with another {name}: it was started with {theirs.get(name)}, now "
+                    f"it is {mine[name]}. Use the old one, or another --out_dir for a new run."
+                )
+        checkpoint.unwrapped(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.first_step, self.step, self.micro_step, self.tokens = state["position"]
+        self.best = tuple(state["best"]) if state["best"] else None
+        self.last_loss, self._log_losses = state["last_loss"], state["log_losses"]
+        self.seconds = state["seconds"]
+        self._set_random(state["random"])
+        self.last_saved_step = self.step
+        self.say(f"Resumed after update {self.step} of {self.plan.updates}.")
+        return True
+
+    def _go_on(self) -> bool:
+        """In the same process: back to the last update, where an earlier `fit` stopped."""
+        if self.step:
+            self._set_random(self._random)
+            self.micro_step = self.epoch * self.iter_per_epoch + self.first_step
+        return self.step > 0
+
+    def _set_random(self, states: dict[str, Tensor]) -> None:
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+        self._random = states
+
+    def _open_files(self, resumed: bool) -> None:
+        self.files.open(self.step if resumed else None)
+        if self.plan.train.use_wandb:
+            config = {"model": self.plan.model.to_dict(), "train": self.plan.train.to_dict()}
+            self.files.mirror_to_wandb(self.plan.train.wandb_project, config)
+
+    def _close_files(self) -> None:
+        try:
+            if not self._updating:  # interrupted inside an update, the weights are neither old nor new
+                self._save()
+        finally:
+            self.files.close()
+        if self.step >= self.plan.updates:
+            self.say(f"Done: {self.step} updates, loss {self.last_loss:.3f}; weights in {shown(self.plan.weights)}.")
+        elif self.should_stop:
+            self.say(f"Stopped after update {self.step} of {self.plan.updates}, loss {self.last_loss:.3f}: saved.")
+
+    def _result(self) -> RunResult:
+        best = self.best or (None, None)
+        return RunResult(
+            self.step,
+            self.step >= self.plan.updates,
+            self.last_loss,
+            self.last_held_out,
+            *best,
+            self.seconds,
+            self.plan.weights,
+        )
+
+    # --- surroundings ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _gentle_stop(self):
+        """The first Ctrl-C (or stop button) asks the run to stop and save; a second one interrupts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number, frame):
+            if self.should_stop:
+                raise KeyboardInterrupt
+            self.stop()
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def _progress(self):
+        self.progress = None
+        if self.bar and self.world.is_main:
+            self.progress = tqdm(
+                total=self.total_steps, initial=self.micro_step, unit="step", dynamic_ncols=True, leave=False
+            )
+        try:
+            yield
+        finally:
+            if self.progress is not None:
+                self.progress.close()
+            self.progress = None
