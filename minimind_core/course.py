@@ -10,6 +10,7 @@ import argparse
 import copy
 import json
 import os
+import re
 import sys
 import time
 
@@ -48,6 +49,7 @@ def execute(lesson: Lesson, show: bool = True, timeout: int = CELL_TIMEOUT) -> t
         store_widget_state=True,
         resources={"metadata": {"path": str(lesson.path.parent)}},
         on_cell_start=progress,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # no word on transport encryption
     )
     try:
         client.execute()
@@ -79,18 +81,37 @@ def hidden_problems(notebook: nbformat.NotebookNode) -> list[str]:
     return problems
 
 
-def as_committed(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy as it is kept in git: outputs and counts stay; widget state, time stamps and overwritten lines go."""
+def as_committed(notebook: nbformat.NotebookNode, lesson: Lesson | None = None) -> nbformat.NotebookNode:
+    """A copy as it is kept in git: outputs and counts stay; widget state, time stamps and overwritten lines go.
+
+    The header's line about time is taken from the table of lessons.
+    """
     notebook = copy.deepcopy(notebook)
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
         cell.metadata.pop("execution", None)
+        if lesson and number == 0:
+            cell.source = re.sub(r"^\*\*Time\*\*.*$", lesson.time_line, cell.source, flags=re.MULTILINE)
+        if "outputs" in cell:
+            cell.outputs = _joined(cell.outputs)
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
             if output.output_type == "stream":
                 output.text = _overwritten(output.text)
     return notebook
+
+
+def _joined(outputs: list) -> list:
+    """Outputs with neighbouring pieces of one stream put together: how they were cut depends on timing."""
+    joined: list = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and last.output_type == output.output_type == "stream" and last.name == output.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _overwritten(text: str) -> str:
@@ -115,7 +136,7 @@ def run_course(lessons: list[Lesson], inplace: bool = False) -> dict[str, float]
     times = {}
     for lesson in lessons:
         notebook, times[lesson.name] = execute(lesson)
-        kept = as_committed(notebook)
+        kept = as_committed(notebook, lesson)
         nbformat.write(kept, folder / lesson.path.name)
         if inplace:
             nbformat.write(kept, lesson.path)

@@ -158,14 +158,26 @@ def rows_of(corpus: EncodedCorpus, split: str) -> np.ndarray:
 class EpochBatches(Sampler[list[int]]):
     """Which rows make up each micro-batch of an epoch: in order or in a seeded shuffle, from any micro-batch on.
 
-    Yields lists of row numbers. The order depends on (seed, epoch) alone, so a resumed run meets the same rows. With
-    `world` processes each takes every world-th row of a batch that is `world` times as long.
+    Yields lists of row numbers. The order depends on (seed, epoch) alone, so a resumed run meets the same rows.
+    `whole_only` leaves out a last batch with fewer rows than the others, whose gradient would be noisier. With `world`
+    processes each takes every world-th row of a batch that is `world` times as long.
     """
 
     def __init__(
-        self, rows: int, batch_size: int, shuffle: bool, seed: int = 1337, rank: int = 0, world: int = 1
+        self,
+        rows: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 1337,
+        whole_only: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.rows, self.batch_size, self.shuffle, self.seed = rows, batch_size, shuffle, seed
+        if whole_only and rows > batch_size * world:
+            self.used = rows - rows % (batch_size * world)
+        else:
+            self.used = rows
         self.rank, self.world = rank, world
         self.set_epoch(0)
 
@@ -174,7 +186,7 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:
-        return -(-self.rows // (self.batch_size * self.world))
+        return -(-self.used // (self.batch_size * self.world))
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.shuffle:
@@ -182,6 +194,5 @@ class EpochBatches(Sampler[list[int]]):
         else:
             order = np.arange(self.rows)
         step = self.batch_size * self.world
-        for start in range(self.first_batch * step, self.rows, step):
-            # A last batch with fewer rows than processes gives some process none; it takes the first row, masked out.
-            yield order[start : start + step][self.rank :: self.world].tolist()
+        for start in range(self.first_batch * step, self.used, step):
+            yield order[start : min(start + step, self.used)][self.rank :: self.world].tolist()

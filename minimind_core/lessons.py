@@ -29,6 +29,17 @@ class Lesson:
         """The notebook's file."""
         return PROJECT / "notebooks" / f"{self.name}.ipynb"
 
+    @property
+    def time_line(self) -> str:
+        """The line about time in the notebook's header; `make notebooks` writes it there."""
+        laptop, gpu = spoken_minutes(self.laptop_minutes), spoken_minutes(self.gpu_minutes)
+        return f"**Time** Computing: laptop {laptop} · RTX 4090 {gpu}"
+
+
+def spoken_minutes(minutes: float | None) -> str:
+    """'0.6 min', or 'not measured yet'."""
+    return "not measured yet" if minutes is None else f"{minutes:.1f} min"
+
 
 LESSONS = (
     Lesson(
@@ -96,3 +107,13 @@ LESSONS = (
         None,
     ),
 )
+
+
+def readme_table() -> str:
+    """The README's table of lessons, which a test compares with the file."""
+    rows = ["| notebook | after it you can | laptop | RTX 4090 |", "|---|---|---|---|"]
+    for lesson in LESSONS:
+        link = f"[{lesson.number:02d} · {lesson.title}](notebooks/{lesson.path.name})"
+        laptop, gpu = spoken_minutes(lesson.laptop_minutes), spoken_minutes(lesson.gpu_minutes)
+        rows.append(f"| {link} | {lesson.able} | {laptop} | {gpu} |")
+    return "\n".join(rows)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from .checkpoint import weights_path
 from .config import PROFILES, RECIPES, ModelConfig, Recipe, TrainConfig, profile_for
 from .corpus import default_corpus, existing_file
-from .dataset import PackedDataset, PretrainDataset
+from .dataset import EpochBatches, PackedDataset, PretrainDataset
 from .encoding import EncodedCorpus, encode_corpus
 from .errors import ConfigError
 from .paths import SAMPLE, SAMPLE_VALID, out_dir, shown
@@ -95,7 +95,8 @@ def plan_run(world_size: int = 1, local_rank: int = 0, profile: str | None = Non
         train = TrainConfig.from_dict(train.to_dict() | {"epochs": epochs})
     train = TrainConfig.from_dict(train.to_dict() | {"epochs": train.epochs or 1, "data_path": str(path)})
     train_set, held_out = _pick_rows(train, model, corpus, path, tokenizer, notes)
-    iter_per_epoch = -(-len(train_set) // (train.batch_size * world_size))
+    packed = RECIPES[train.recipe].rows == "packed"
+    iter_per_epoch = len(EpochBatches(len(train_set), train.batch_size, False, whole_only=packed, world=world_size))
     per_epoch = -(-iter_per_epoch // train.accumulation_steps)
     updates, total_steps = per_epoch * train.epochs, iter_per_epoch * train.epochs
     if train.max_steps is not None:

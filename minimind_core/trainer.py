@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,13 @@ class Trainer(Hooks):
         self.scaler = make_scaler(plan.device, plan.dtype)
         self.context = autocast_context(plan.device, plan.dtype)
         self.batches = EpochBatches(
-            len(plan.train_set), train.batch_size, recipe.shuffle, train.seed, self.world.rank, self.world.size
+            len(plan.train_set),
+            train.batch_size,
+            recipe.shuffle,
+            train.seed,
+            whole_only=recipe.rows == "packed",
+            rank=self.world.rank,
+            world=self.world.size,
         )
         self.epoch = self.step = self.micro_step = self.tokens = 0
         self.best: tuple[float, int] | None = None
@@ -119,7 +125,6 @@ class Trainer(Hooks):
             self.say(f"This run is complete: {self.step} updates; its weights are in {shown(self.plan.weights)}.")
             return self._result()
         self._open_files(resumed)
-        started = time.perf_counter()
         self._clock = Clock(self.micro_step)
         try:
             with self._gentle_stop(), self._progress():
@@ -129,10 +134,10 @@ class Trainer(Hooks):
                     if not self.should_stop and self.first_step >= self.iter_per_epoch:
                         self.epoch, self.first_step = self.epoch + 1, 0
         finally:
-            self.seconds += time.perf_counter() - started
             self.optimizer.zero_grad(set_to_none=True)
             self._window.clear()
             self._close_files()
+            self.seconds += self._clock.elapsed()
         return self._result()
 
     def stop(self) -> None:
@@ -152,8 +157,9 @@ class Trainer(Hooks):
 
     def _first_look(self) -> None:
         if self.step == 0:
-            self._judge()
             self._remember_boundary()
+            if self.last_held_out is None:
+                self._judge()
 
     # --- hooks of the loop --------------------------------------------------------------------------------------
 
@@ -166,12 +172,13 @@ class Trainer(Hooks):
             self._log_line(epoch, step, float(ce + aux_loss))
 
     def before_update(self, epoch: int, step: int, lr: float, grad_norm: Tensor) -> None:
-        ce, aux, tokens = (torch.stack([entry[i] for entry in self._window]).tolist() for i in range(3))
+        window = torch.stack([torch.stack([ce, aux]) for ce, aux, _ in self._window])
+        ce, aux = self.world.total(window).unbind(1)  # each process holds its share of the losses
+        ce, aux = ce.tolist(), aux.tolist()
+        tokens = torch.stack([count for _, _, count in self._window]).tolist()
         self._row = {
-            "ce": sum(ce) / len(ce)
-            if self.world.size == 1
-            else float(self.world.total(torch.tensor(sum(ce)))) / len(ce),
-            "aux_loss": sum(aux) / len(aux) * self.world.size,
+            "ce": sum(ce) / len(ce),
+            "aux_loss": sum(aux) / len(aux),
             "lr": lr,
             "grad_norm": float(grad_norm),
         }
@@ -303,7 +310,7 @@ class Trainer(Hooks):
             "updates": self.plan.updates,
             "complete": self.step >= self.plan.updates,
             "tokens": self.tokens,
-            "loss": self.last_loss,
+            "loss": self.last_loss if self.step else None,
             "held_out_loss": held_out.loss if held_out else None,
             "bits_per_byte": held_out.bits_per_byte if held_out else None,
             "best_held_out_loss": self.best[0] if self.best else None,
@@ -324,6 +331,7 @@ class Trainer(Hooks):
             "random": self._random,
             "position": [self.epoch, self.first_step, self.step, self.micro_step, self.tokens],
             "best": list(self.best) if self.best else None,
+            "held_out": list(astuple(self.last_held_out)) if self.last_held_out else None,
             "last_loss": self.last_loss,
             "log_losses": list(self._log_losses),
             "seconds": self.seconds + self._clock.elapsed(),
@@ -347,6 +355,7 @@ class Trainer(Hooks):
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.first_step, self.step, self.micro_step, self.tokens = state["position"]
         self.best = tuple(state["best"]) if state["best"] else None
+        self.last_held_out = HeldOut(*state["held_out"]) if state["held_out"] else None
         self.last_loss, self._log_losses = state["last_loss"], state["log_losses"]
         self.seconds = state["seconds"]
         self._set_random(state["random"])

@@ -1,0 +1,219 @@
+"""Checks of lesson 04's exercises: they know the usual wrong schedules and say which one they see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..schedule import cosine, get_lr, warmup
+from .verdict import Verdict, attempt
+
+CASES = ((0, 44160, 5e-4), (11040, 44160, 5e-4), (22080, 44160, 5e-4), (44100, 44160, 5e-4), (7, 100, 2e-3))
+RUNS = ((44160, 5e-4), (1000, 2e-3), (7, 1.0))
+
+
+def _same(found: Sequence[float], wanted: Sequence[float]) -> bool:
+    return all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-15) for a, b in zip(found, wanted, strict=True))
+
+
+def _named(found: Sequence[float], wrong: Mapping[str, Sequence[float]]) -> Verdict | None:
+    """The Verdict of the first usual mistake that gives exactly these numbers, else None."""
+    return next((Verdict.wrong(words) for words, numbers in wrong.items() if _same(found, numbers)), None)
+
+
+def _numbers(answer: Callable, cases: Sequence[tuple]) -> list[float] | Verdict:
+    """The answers to all cases as floats, or a Verdict."""
+    found: list[float] = []
+    for case in cases:
+        value: Any = attempt(answer, *case)
+        if isinstance(value, Verdict):
+            return value
+        try:
+            found.append(float(value))
+        except (TypeError, ValueError):
+            return Verdict.wrong(f"one number is needed, for {case} yours gives a {type(value).__name__}.")
+    return found
+
+
+def check_get_lr(answer: Callable[[int, int, float], float]) -> Verdict:
+    """Exercise 1: the seed's rate, `answer(step, total, lr)`."""
+    found = _numbers(answer, CASES)
+    if isinstance(found, Verdict):
+        return found
+
+    def each(formula: Callable[[int, int, float], float]) -> list[float]:
+        return [formula(*case) for case in CASES]
+
+    wrong = {
+        "the floor is missing: at the end yours is 0. Add lr/10.": each(lambda s, t, lr: get_lr(s, t, lr) - lr / 10),
+        "yours starts at lr: that is schedule.cosine. The seed adds lr/10 to a whole cosine: it starts above.": each(
+            cosine
+        ),
+        "without the 0.5 the cosine part starts at 2 · lr: cos goes from 1 to -1, so 1 + cos goes from 2 to 0.": each(
+            lambda s, t, lr: lr / 10 + lr * (1 + math.cos(math.pi * s / t))
+        ),
+        "the π is missing: cos(step/total) alone never comes near -1.": each(
+            lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(s / t))
+        ),
+        "2π is a whole turn: yours falls and rises again. Half a turn, π, goes from 1 to -1.": each(
+            lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(2 * math.pi * s / t))
+        ),
+        "degrees? math.cos takes radians: half a turn is math.pi, not 180.": each(
+            lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(180 * s / t))
+        ),
+        "// cuts step/total down to 0: use /.": each(
+            lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(math.pi * (s // t)))
+        ),
+        "yours rises: 1 - cos instead of 1 + cos.": each(
+            lambda s, t, lr: lr / 10 + 0.5 * lr * (1 - math.cos(math.pi * s / t))
+        ),
+    }
+    if verdict := _named(found, wrong):
+        return verdict
+    for case, value, wanted in zip(CASES, found, each(get_lr), strict=True):
+        if not _same([value], [wanted]):
+            step, total, lr = case
+            return Verdict.wrong(
+                f"at step {step} of {total} with lr={lr} the rate is {wanted:.12f}, yours is {value:.12f}."
+            )
+    return Verdict.right(f"to the last digit of the seed's log, {found[3]:.12f}.")
+
+
+def half_step(total: int, lr: float) -> int:
+    """The first step at which the seed's rate is at most half of its rate at step 0."""
+    return next(step for step in range(total + 1) if get_lr(step, total, lr) <= get_lr(0, total, lr) / 2)
+
+
+def check_half_step(answer: Callable[[int, float], int]) -> Verdict:
+    """Exercise 2: the first step whose rate is at most half of the first rate, `answer(total, lr)`."""
+    found = _numbers(answer, RUNS)
+    if isinstance(found, Verdict):
+        return found
+    right = [half_step(total, lr) for total, lr in RUNS]
+    half_of_lr = [next(s for s in range(t + 1) if get_lr(s, t, lr) <= lr / 2) for t, lr in RUNS]
+    wrong = {
+        "that is the middle of the run. There the rate is 0.6 · lr, and half of the start, 1.1 · lr, is 0.55 · lr.": [
+            total // 2 for total, _ in RUNS
+        ],
+        "that is where the rate reaches half of `lr`. It starts at 1.1 · lr: half of that is asked.": half_of_lr,
+        "one step too early: there the rate is still above the half. Round up.": [step - 1 for step in right],
+        "one step too late: the rate was at most the half one step before.": [step + 1 for step in right],
+        "yours counts updates of 8 micro-steps; the schedule counts micro-steps.": [step // 8 for step in right],
+    }
+    if verdict := _named(found, wrong):
+        return verdict
+    for (total, lr), value, wanted in zip(RUNS, found, right, strict=True):
+        if value != wanted and abs(value - wanted) < 1:
+            return Verdict.wrong(f"a step is a whole number; yours is {value:.4f}. Round up.")
+        if value != wanted:
+            rate = get_lr(min(max(round(value), 0), total), total, lr) / lr
+            return Verdict.wrong(
+                f"of {total} steps yours is {value:g}; there the rate is {rate:.3f} · lr, 0.55 · lr is looked for."
+            )
+    return Verdict.right(f"step {right[0]:,} of {RUNS[0][0]:,}.")
+
+
+def check_warmup_cosine(answer: Callable[[int, int, float, int], float]) -> Verdict:
+    """Exercise 3: cosine from lr to lr/10, times a warm-up factor, `answer(step, total, lr, warmup_steps)`."""
+    cases = [(step, 200, 1e-3, 20) for step in (0, 1, 9, 18, 19, 20, 21, 100, 199, 200)]
+    found = _numbers(answer, cases)
+    if isinstance(found, Verdict):
+        return found
+
+    def each(shape: Callable[[int, int, float], float], factor: Callable[[int, int], float]) -> list[float]:
+        return [shape(step, total, lr) * factor(step, w) for step, total, lr, w in cases]
+
+    wrong = {
+        "no warm-up to be seen: the rate at step 0 is already lr.": each(cosine, lambda s, w: 1.0),
+        "step 0 gets the rate 0, so its batch is wasted: the factor is (step + 1) / warmup_steps.": each(
+            cosine, lambda s, w: min(1.0, s / w)
+        ),
+        "your factor goes on rising behind the warm-up: it must stop at 1, with min(1, …).": each(
+            cosine, lambda s, w: (s + 1) / w
+        ),
+        "this is the seed's cosine: it starts above lr. Asked is one that goes from lr to lr/10.": each(get_lr, warmup),
+        "your cosine ends at 0: asked is an end at lr/10.": each(
+            lambda s, t, lr: 0.5 * lr * (1 + math.cos(math.pi * s / t)), warmup
+        ),
+        "your cosine begins behind the warm-up. People do that too; here it counts from step 0, and the warm-up is a "
+        "factor on it.": [lr * (s + 1) / w if s < w else cosine(s - w, t - w, lr) for s, t, lr, w in cases],
+    }
+    if verdict := _named(found, wrong):
+        return verdict
+    for case, value, wanted in zip(cases, found, each(cosine, warmup), strict=True):
+        if not _same([value], [wanted]):
+            return Verdict.wrong(
+                f"at step {case[0]} of 200 (lr=0.001, warm-up 20) it is {wanted:.6f}, yours is {value:.6f}."
+            )
+    try:
+        without = float(answer(50, 200, 1e-3, 0))
+    except ZeroDivisionError:
+        return Verdict.wrong("warmup_steps may be 0 (the seed's case); yours divides by it.")
+    if not _same([without], [cosine(50, 200, 1e-3)]):
+        return Verdict.wrong(f"with warmup_steps=0 the factor is 1; yours gives {without:.6f} at step 50 of 200.")
+    return Verdict.right("it rises in even steps, meets the cosine, and warm-up 0 works too.")
+
+
+def update_rates(micro_steps: int, accumulation: int, lr: float) -> list[float]:
+    """The rates that the optimizer uses in the seed's run: those of the micro-steps that close a window."""
+    closing = [s for s in range(micro_steps) if (s + 1) % accumulation == 0 or s + 1 == micro_steps]
+    return [get_lr(step, micro_steps, lr) for step in closing]
+
+
+def check_update_rates(answer: Callable[[int, int, float], list[float]]) -> Verdict:
+    """Exercise 4: the rate of each update, `answer(micro_steps, accumulation, lr)`."""
+    micro_steps, accumulation, lr = 163, 8, 5e-4
+    found: Any = attempt(answer, micro_steps, accumulation, lr)
+    if isinstance(found, Verdict):
+        return found
+    try:
+        found = [float(rate) for rate in found]
+    except (TypeError, ValueError):
+        return Verdict.wrong(f"a list of numbers is needed, yours gives a {type(found).__name__}.")
+    right = update_rates(micro_steps, accumulation, lr)
+    whole = micro_steps // accumulation
+    if len(found) == micro_steps:
+        return Verdict.wrong(
+            "that is one rate per micro-step; only the closing micro-step of a window makes an update."
+        )
+    if len(found) == whole:
+        partial = micro_steps % accumulation
+        what = "the last update is missing: {} micro-steps are {} windows of {} and one of {}, which counts too."
+        missing = what.format(micro_steps, whole, accumulation, partial)
+        if _same(found, right[:-1]):
+            return Verdict.wrong(missing)
+        found = [*found, math.nan]
+    if len(found) != len(right):
+        return Verdict.wrong(f"{micro_steps} micro-steps make {len(right)} updates, your list has {len(found)}.")
+    # NaN stands where a last update is missing: compare what is there.
+    known = [i for i, rate in enumerate(found) if not math.isnan(rate)]
+    updates = len(right)
+    wrong = {
+        f"still the mistake: the number of the update is divided by the number of micro-steps, so after {micro_steps} "
+        "micro-steps only an eighth of the curve has been walked and the rate has hardly fallen.": [
+            get_lr(n, micro_steps, lr) for n in range(updates)
+        ],
+        "the number of the update over the number of updates: nearly right, but the seed counts micro-steps, and an "
+        "update uses the rate of the micro-step that closes its window.": [
+            get_lr(n, updates, lr) for n in range(updates)
+        ],
+        "as before, with updates counted from 1: the seed counts micro-steps.": [
+            get_lr(n + 1, updates, lr) for n in range(updates)
+        ],
+        "those are the rates of each window's first micro-step; the optimizer steps at its last.": [
+            get_lr(n * accumulation, micro_steps, lr) for n in range(updates)
+        ],
+        "one step too far: the closing micro-step of the first window is number 7, counted from 0.": [
+            get_lr(min((n + 1) * accumulation, micro_steps), micro_steps, lr) for n in range(updates)
+        ],
+    }
+    for words, numbers in wrong.items():
+        if _same([found[i] for i in known], [numbers[i] for i in known]):
+            return Verdict.wrong(words)
+    for number in known:
+        if not _same([found[number]], [right[number]]):
+            return Verdict.wrong(
+                f"update {number + 1} uses the rate {right[number]:.9f}, yours is {found[number]:.9f}."
+            )
+    return Verdict.right(f"{len(right)} updates, the last one at {right[-1]:.9f}.")

@@ -1,0 +1,53 @@
+"""What a check says: right, not answered yet, or what is wrong, from shape to value to gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class Verdict:
+    """A check's answer; true when right. Notebooks show it as a line of text."""
+
+    def __init__(self, ok: bool | None, message: str) -> None:
+        self.ok, self.message = ok, message
+
+    @classmethod
+    def right(cls, message: str = "that is it.") -> Verdict:
+        return cls(True, message)
+
+    @classmethod
+    def wrong(cls, message: str) -> Verdict:
+        return cls(False, message)
+
+    @classmethod
+    def open(cls) -> Verdict:
+        return cls(None, "not answered yet: replace the ... in the cell above, then run this again.")
+
+    def __bool__(self) -> bool:
+        return bool(self.ok)
+
+    def __repr__(self) -> str:
+        return f"{ {True: '✔ right:', False: '✘ not yet:', None: '○'}[self.ok] } {self.message}"
+
+
+def attempt(answer: Callable, *inputs: Any) -> Any:
+    """Call a learner's function; gives its result, or a Verdict when it is still a stub (returns None or ...) or raises."""
+    if answer is None or answer is ...:
+        return Verdict.open()
+    try:
+        result = answer(*inputs) if callable(answer) else answer
+    except Exception as error:  # a learner's code may raise anything
+        return Verdict.wrong(f"your code raised {type(error).__name__}: {str(error)[:200]}")
+    return Verdict.open() if result is None or result is ... else result
+
+
+def wrong_shape(found: Any, wanted: torch.Size | tuple) -> Verdict | None:
+    """A Verdict when `found` is no tensor of the wanted shape, else None."""
+    if not isinstance(found, torch.Tensor):
+        return Verdict.wrong(f"a tensor of shape {tuple(wanted)} is needed, this is a {type(found).__name__}.")
+    if tuple(found.shape) != tuple(wanted):
+        return Verdict.wrong(f"the shape should be {tuple(wanted)}, yours is {tuple(found.shape)}.")
+    return None

@@ -1,0 +1,150 @@
+"""Pictures of a run (lesson 06): curves that grow while it trains, and what its metrics file says afterwards."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..preflight import spoken_time
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE
+
+
+def split_metrics(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Metrics lines of updates, and those of held-out losses."""
+    return [r for r in rows if "loss" in r], [r for r in rows if "held_out_loss" in r]
+
+
+def training_figure(rows: list[dict[str, Any]], bigram: float | None = None, total: int | None = None) -> Figure:
+    """Loss and held-out loss (nats per token), learning rate, and gradient norm against updates.
+
+    `bigram` draws the baseline's held-out loss, `total` fixes the axis to the whole run's length.
+    """
+    updates, held_out = split_metrics(rows)
+    figure, (main, rate, norm) = plt.subplots(
+        1, 3, figsize=(10.5, 3.4), gridspec_kw={"width_ratios": [2.4, 1, 1]}, num=None
+    )
+    steps = [r["step"] for r in updates]
+    main.plot(steps, [r["loss"] for r in updates], color=BLUE, alpha=0.3, linewidth=0.8)
+    main.plot(steps, smoothed([r["loss"] for r in updates]), color=BLUE, label="training loss")
+    if held_out:
+        main.plot(
+            [r["step"] for r in held_out], [r["held_out_loss"] for r in held_out], "o-", color=ORANGE, ms=3.5,
+            label="held-out loss",
+        )  # fmt: skip
+        best = min(held_out, key=lambda r: r["held_out_loss"])
+        main.annotate(
+            f"lowest {best['held_out_loss']:.2f}", (best["step"], best["held_out_loss"]), (0, 14),
+            textcoords="offset points", ha="center", color=ORANGE, fontsize=9,
+        )  # fmt: skip
+    if bigram is not None:
+        main.axhline(bigram, color=GREY, linestyle="--", linewidth=1.2, label="bigram model, held out")
+    main.set(title="Loss", xlabel="update", ylabel="nats per token")
+    main.legend(loc="upper right", fontsize=9)
+    rate.plot(steps, [r["lr"] for r in updates], color=GREEN)
+    rate.set(title="Learning rate", xlabel="update")
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    norm.plot(steps, [r["grad_norm"] for r in updates], color=PURPLE, linewidth=1)
+    norm.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
+    norm.set(title="Gradient norm, clipped at 1", xlabel="update")
+    if updates and max(r["grad_norm"] for r in updates) > 5:
+        norm.set_yscale("log")
+    for axes in (main, rate, norm):
+        axes.set_xlim(0, total or None)
+    plt.close(figure)
+    return figure
+
+
+def smoothed(values: list[float], share: float = 0.9) -> list[float]:
+    """Running mean with the start's bias taken out, as Adam does with its moments."""
+    mean, out = 0.0, []
+    for count, value in enumerate(values, 1):
+        mean = share * mean + (1 - share) * value
+        out.append(mean / (1 - share**count))
+    return out
+
+
+class LiveCurves:
+    """Curves and a status line that a notebook shows while a run goes on; give its methods to a Trainer.
+
+    Redrawn every `every` seconds at most. Where pictures cannot be shown, the status line still is.
+    """
+
+    def __init__(self, updates: int, every: float = 4.0) -> None:
+        self.total, self.every, self.rows, self.shown_at = updates, every, [], 0.0
+        self.started: tuple[float, int] | None = None
+        self.picture = self.line = None
+
+    def update(self, row: dict[str, Any]) -> None:
+        """Take an update's metrics line."""
+        self.rows.append(row)
+        if self.started is None:
+            self.started = (time.perf_counter(), row["step"])
+        if time.perf_counter() - self.shown_at > self.every or row["step"] == self.total:
+            self.show()
+
+    def held_out(self, row: dict[str, Any]) -> None:
+        """Take a held-out line."""
+        self.rows.append(row)
+        if row["step"] == self.total:
+            self.show()
+
+    def status(self) -> str:
+        """Where the run is, in a line."""
+        updates, held_out = split_metrics(self.rows)
+        if not updates:
+            return "starting"
+        last = updates[-1]
+        parts = [f"update {last['step']:,} of {self.total:,}", f"loss {last['loss']:.3f}"]
+        if held_out:
+            parts.append(f"held out {held_out[-1]['held_out_loss']:.3f}")
+        recent = [r["tokens_per_s"] for r in updates[-50:]]
+        parts += [f"{np.median(recent):,.0f} tokens/s", f"{last['memory']:,} MiB"]
+        began, first = self.started
+        if self.total > last["step"] > first:
+            pace = (time.perf_counter() - began) / (last["step"] - first)
+            parts.append(f"{spoken_time(pace * (self.total - last['step']))} left")
+        return " · ".join(parts)
+
+    def show(self) -> None:
+        """Draw the state now, in place of the last one."""
+        from IPython.display import display
+
+        self.shown_at = time.perf_counter()
+        figure, text = training_figure(self.rows, total=self.total), {"text/plain": self.status()}
+        if self.picture is None:
+            self.line = display(text, raw=True, display_id=True)
+            self.picture = display(figure, display_id=True)
+        else:
+            self.line.update(text, raw=True)
+            self.picture.update(figure)
+
+
+def singular_values_figure(before: np.ndarray, after: np.ndarray) -> Figure:
+    """Singular values of a gradient, and of the update that Muon makes of it, largest first."""
+    figure, axes = plt.subplots(figsize=(7.5, 3.2))
+    axes.semilogy(before / before[0], color=BLUE, label="gradient, divided by its largest")
+    axes.semilogy(after, color=ORANGE, label="Muon's update")
+    axes.set(
+        title="A gradient pushes a few directions; Muon pushes all alike", xlabel="direction", ylabel="singular value"
+    )
+    axes.legend()
+    plt.close(figure)
+    return figure
+
+
+def comparison_figure(curves: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Held-out loss against tokens trained on, one curve per run."""
+    figure, axes = plt.subplots(figsize=(7.5, 3.2))
+    for name, rows in curves.items():
+        held_out = split_metrics(rows)[1]
+        axes.plot(
+            [r["tokens"] / 1000 for r in held_out], [r["held_out_loss"] for r in held_out], "o-", ms=4, label=name
+        )
+    axes.set(title="The same model, the same tokens, two recipes", xlabel="thousand tokens", ylabel="held-out loss")
+    axes.legend()
+    plt.close(figure)
+    return figure

@@ -1,0 +1,186 @@
+"""Pictures of lesson 02: bytes, merges, coloured tokens, X beside Y, and masks as images.
+
+HTML where text is read, matplotlib where amounts are compared; each sets its own colours and escapes its text. Left
+out: encoding and cutting rows (tokenizer.py, dataset.py), and what can be clicked (widgets/tokens.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import numpy as np
+from IPython.display import HTML
+from matplotlib import pyplot as plt
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from tokenizers import Tokenizer
+
+from ..tokenizer import BOS_ID, EOS_ID, SPECIAL_TOKENS, pieces, token_bytes
+from .corpus import PALE, Safe, card, table
+from .style import BLUE, GREEN, GREY, INK, ORANGE
+
+COUNTS, IGNORED = "#CFEBDF", "#DADADA"  # backgrounds of positions inside and outside the loss
+
+
+def chip(text: str, number: int, title: str = "", background: str | None = None) -> Safe:
+    """One token as a coloured box; neighbours differ in colour. `title` shows under the mouse."""
+    colour, ink = background or PALE[number % len(PALE)], INK
+    if text in SPECIAL_TOKENS and not background:
+        colour, ink = "#4A4A4A", "#FFFFFF"
+    visible = text.replace("\n", "⏎").replace(" ", "␣")
+    style = f"background-color:{colour};color:{ink};padding:1px 3px;margin:1px;border:1px solid #999999"
+    return Safe(f'<span style="{style}" title="{escape(title)}">{escape(visible)}</span> ')
+
+
+def hex_bytes(raw: bytes | None) -> str:
+    """Bytes as a person writes them, `e5 b1 b1`; a dash for special tokens, which stand for no bytes."""
+    return " ".join(f"{byte:02x}" for byte in raw) if raw is not None else "–"
+
+
+def bytes_html(text: str) -> HTML:
+    """A table of a text's characters: the character, its Unicode number, its bytes and how many they are."""
+    rows = []
+    for character in text:
+        raw = character.encode("utf-8")
+        boxes = Safe("".join(chip(f"{byte:02x}", n) for n, byte in enumerate(raw)))
+        rows.append((character.replace(" ", "␣"), f"U+{ord(character):04X}", boxes, len(raw)))
+    return table(("character", "number", "bytes in UTF-8", "how many"), rows)
+
+
+def tokens_html(tokenizer: Tokenizer, ids: Iterable[int], with_ids: bool = True, title: str = "") -> HTML:
+    """Ids as coloured pieces in a row, each with its id below the mouse, and as small print beside it if `with_ids`."""
+    ids = [int(i) for i in ids]
+    boxes = []
+    for number, (token, piece) in enumerate(zip(ids, pieces(tokenizer, ids), strict=True)):
+        box = chip(piece, number, f"id {token} · {hex_bytes(token_bytes(tokenizer, token))}")
+        small = f'<span style="color:#555555;font-size:10px">{token}</span> ' if with_ids else ""
+        boxes.append(box + small)
+    return card(Safe((f"<b>{escape(title)}</b><br>" if title else "") + "".join(boxes)))
+
+
+def readable(raw: bytes) -> str:
+    """Bytes as text where they are whole characters, else as `⟨e5⟩⟨b1⟩`."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(f"⟨{byte:02x}⟩" for byte in raw)
+
+
+def merges_html(steps: Sequence[tuple[str, list[list[bytes]]]]) -> HTML:
+    """The staircase of a BPE: a line for each state of the text, given as (what was done, words of tokens' bytes)."""
+    rows = []
+    for what, words in steps:
+        flat = [token for word in words for token in word]
+        rows.append((what, len(flat), Safe("".join(chip(readable(token), n) for n, token in enumerate(flat)))))
+    return table(("merged", "tokens", "the text now"), rows)
+
+
+def counted(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[int]) -> Safe:
+    """Tokens in a row, green where the mask is 1 and grey where it is 0; for a cell of a table."""
+    ids, mask = [int(i) for i in ids], [int(m) for m in mask]
+    boxes = zip(pieces(tokenizer, ids), ids, mask, strict=True)
+    return Safe("".join(chip(piece, 0, f"id {token}", COUNTS if m else IGNORED) for piece, token, m in boxes))
+
+
+def xy_html(tokenizer: Tokenizer, X: Sequence[int], Y: Sequence[int], mask: Sequence[int], around: int = 6) -> HTML:
+    """X, Y and the mask side by side, a line a position: the beginning, the end of the text and the first padding."""
+    X, Y, mask = ([int(v) for v in values] for values in (X, Y, mask))
+    last = max((place for place, counts in enumerate(mask) if counts), default=0)
+    shown = sorted({*range(min(around, len(X))), *range(max(0, last - 2), min(len(X), last + 4)), len(X) - 1})
+    rows, before = [], -1
+    for place in shown:
+        if place > before + 1:
+            rows.append(("⋮", "⋮", "⋮", "⋮"))
+        colour = COUNTS if mask[place] else IGNORED
+        read, say = (chip(pieces(tokenizer, [v])[0], 0, f"id {v}", colour) + f" {v}" for v in (X[place], Y[place]))
+        rows.append((place, Safe(read), Safe(say), Safe(chip(str(mask[place]), 0, "", colour))))
+        before = place
+    return table(("position", "X: the model reads", "Y: it should say", "loss_mask: does it count?"), rows)
+
+
+def mask_image(masks: np.ndarray, title: str = "Which positions count") -> Figure:
+    """Masks (rows, positions) as an image: a line a row, dark where a position is padding and does not count."""
+    figure, axes = plt.subplots(figsize=(9, 3.0))
+    axes.imshow(masks, aspect="auto", interpolation="nearest", cmap=ListedColormap(["#666666", GREEN]), vmin=0, vmax=1)
+    axes.set(xlabel="position in the row, tokens", ylabel="row", title=title)
+    axes.grid(visible=False)
+    for label, colour in (("counts (mask 1)", GREEN), ("padding (mask 0)", "#666666")):
+        axes.plot([], [], "s", color=colour, label=label)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+    plt.close(figure)
+    return figure
+
+
+def padding_cost(shares: dict[int, tuple[float, float]]) -> Figure:
+    """For each max_length: what share of the positions is padding, and what share of the tokens is cut off, in %."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.0))
+    names = [str(length) for length in shares]
+    for axes, which, colour, label in (
+        (left, 0, GREY, "positions that are padding, %"),
+        (right, 1, ORANGE, "tokens that are cut off, %"),
+    ):
+        values = [100 * share[which] for share in shares.values()]
+        bars = axes.bar(names, values, color=colour, width=0.6)
+        axes.bar_label(bars, fmt="%.1f", padding=2)
+        axes.set(xlabel="max_length, tokens", ylabel=label, ylim=(0, max(*values, 1) * 1.2))
+    left.set_title("Longer rows: computed for nothing")
+    right.set_title("Shorter rows: never seen")
+    plt.close(figure)
+    return figure
+
+
+def compression(sizes: Sequence[int], curves: dict[str, Sequence[float]], parameters: Sequence[int]) -> Figure:
+    """Characters a token against the size of the vocabulary, and the parameters of its embedding, in thousands."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    for (name, values), marker in zip(curves.items(), "os^", strict=False):
+        left.plot(sizes, values, marker=marker, label=name)
+    left.set(xscale="log", xlabel="vocabulary, tokens", ylabel="characters a token", ylim=(0, None))
+    left.set_title("What a bigger vocabulary gains")
+    left.legend()
+    right.bar(range(len(sizes)), [count / 1000 for count in parameters], color=BLUE, width=0.7)
+    right.set_xticks(range(len(sizes)), [str(size) for size in sizes], rotation=45)
+    right.set(xlabel="vocabulary, tokens", ylabel="embedding, thousand parameters", title="What it costs")
+    left.set_xticks(sizes, [str(size) for size in sizes], rotation=45)
+    left.minorticks_off()
+    plt.close(figure)
+    return figure
+
+
+def segment_numbers(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Which segment each position belongs to, counted from 1 within its line; 0 for padding. (rows, T) → (rows, T)."""
+    ends = np.cumsum(np.pad(ids[:, :-1] == EOS_ID, ((0, 0), (1, 0))), axis=1)
+    return np.where(mask > 0, 1 + ends % 6, 0)
+
+
+def packed_against_padded(padded: tuple[np.ndarray, np.ndarray], packed: tuple[np.ndarray, np.ndarray]) -> Figure:
+    """Two batches, each as (ids, mask) of shape (rows, positions): colours change at every `</s>`, padding is dark."""
+    colours = ListedColormap(["#555555", "#8FBFE0", "#F2B08F", "#8FD3B8", "#EBD27E", "#CDA6CD", "#C9C9C9"])
+    figure, panels = plt.subplots(2, 1, figsize=(9, 4.2), sharex=True)
+    for axes, (ids, mask), name in zip(panels, (padded, packed), ("padded", "packed"), strict=True):
+        image = segment_numbers(np.asarray(ids), np.asarray(mask))
+        axes.imshow(image, aspect="auto", interpolation="nearest", cmap=colours, norm=BoundaryNorm(range(8), 7))
+        axes.vlines(np.nonzero(ids == BOS_ID)[1] - 0.5, np.nonzero(ids == BOS_ID)[0] - 0.5,
+                    np.nonzero(ids == BOS_ID)[0] + 0.5, color=INK, linewidth=0.7)  # fmt: skip
+        used = int((np.asarray(mask) > 0).sum())
+        axes.set(ylabel="row", title=f"{name}: {used:,} of {mask.size:,} positions count ({used / mask.size:.0%})")
+        axes.grid(visible=False)
+    panels[1].set(xlabel="position, tokens (a line: <s>; dark: padding)")
+    plt.close(figure)
+    return figure
+
+
+def mask_matters(with_mask: dict[str, list[float]], without: dict[str, list[float]]) -> Figure:
+    """Two short runs: what each reports as its loss, and what it loses on the text alone, in nats per token."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    for axes, key, title in (
+        (left, "reported", "What each run reports"),
+        (right, "text", "The same runs, on the text alone"),
+    ):
+        axes.plot(with_mask[key], color=GREEN, label="trained with the mask")
+        axes.plot(without[key], color=ORANGE, linestyle="--", label="trained without it")
+        axes.set(xlabel="step", title=title, ylim=(0, None))
+    left.set(ylabel="loss, nats per token")
+    right.legend(loc="lower left")
+    plt.close(figure)
+    return figure

@@ -1,0 +1,191 @@
+"""Looking into a model: attention maps and expert choices as tensors, and two viewers to click through them.
+
+The functions that read a model hang hooks on minimind_core's own layers, so they show what the model does and not what
+a copy of it would do. The viewers are thin: sliders around plots/model.py and plain text. Used in notebook 03.
+"""
+
+# T tokens · L layers · H query heads · K key/value heads · E experts · Dh per head
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..layers import apply_rotary
+from ..model import MiniMindLM
+from ..plots.model import pale, plot_attention
+from ..plots.style import CARD, CYCLE, INK
+
+CARD_STYLE = f"background:{CARD};color:{INK};padding:8px 12px;border-radius:4px;line-height:1.9;max-width:780px"
+
+
+@contextmanager
+def _listening(hooks: list[Any], model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and without gradients; afterwards the hooks are gone and the mode is as before."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+
+
+def _one_text(ids: Tensor) -> None:
+    if ids.dim() != 2 or ids.shape[0] != 1:
+        raise InputError(f"one text is needed, ids of shape (1, T); these are {tuple(ids.shape)}.")
+
+
+def attention_maps(model: MiniMindLM, ids: Tensor) -> Tensor:
+    """How every head shares its attention out over one text: ids (1, T) → (L, H, T, T), each row adding up to 1."""
+    _one_text(ids)
+    maps = []
+
+    def keep(attention: nn.Module, inputs: tuple) -> None:
+        x, cos, sin = inputs[:3]
+        queries = apply_rotary(attention.wq(x).unflatten(-1, (attention.n_heads, attention.head_dim)), cos, sin)
+        keys = apply_rotary(attention.wk(x).unflatten(-1, (attention.n_kv_heads, attention.head_dim)), cos, sin)
+        keys = keys.repeat_interleave(attention.n_heads // attention.n_kv_heads, dim=2)  # (1, T, K, Dh) → (1, T, H, Dh)
+        scores = torch.einsum("bthd,bshd->bhts", queries, keys) / attention.head_dim**0.5
+        hidden = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        maps.append(scores.masked_fill(hidden, -torch.inf).softmax(-1)[0].float().cpu())
+
+    with _listening([layer.attention.register_forward_pre_hook(keep) for layer in model.layers], model):
+        model(ids)
+    return torch.stack(maps)
+
+
+def attention_habits(maps: Tensor) -> dict[str, Tensor]:
+    """Mean share of attention that each head gives to the first token, the one before, and itself; (L, H) each.
+
+    `maps` (L, H, T, T); the first token, which can only look at itself, is left out of the means.
+    """
+    rows = maps[:, :, 1:]
+    return {
+        "the first token": rows[..., 0].mean(-1),
+        "the token before": rows.diagonal(0, 2, 3).mean(-1),
+        "itself": rows.diagonal(1, 2, 3).mean(-1),
+    }
+
+
+def routing_of(model: MiniMindLM, ids: Tensor) -> Tensor:
+    """What weight each token gives each expert: ids (1, T) → (L, T, E), 0 where an expert was not chosen."""
+    _one_text(ids)
+    if not model.config.use_moe:
+        raise InputError("this model has no experts: its config says use_moe=False.")
+    layers = []
+
+    def keep(gate: nn.Module, inputs: tuple, output: tuple) -> None:
+        indices, weights, _ = output
+        layers.append(torch.zeros(len(indices), gate.n_experts).scatter(1, indices.cpu(), weights.float().cpu()))
+
+    with _listening([layer.feed_forward.gate.register_forward_hook(keep) for layer in model.layers], model):
+        model(ids)
+    return torch.stack(layers)
+
+
+def figure_png(fig: Figure) -> bytes:
+    """The figure as a PNG, for an Image widget."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def attention_words(maps: Tensor, labels: list[str], layer: int, head: int, token: int, most: int = 5) -> str:
+    """A sentence in HTML on where one token looks, largest shares first."""
+    shares, places = maps[layer, head, token, : token + 1].topk(min(most, token + 1))
+    looked = " · ".join(
+        f"{100 * share:.0f} % <b>{escape(labels[place])}</b>" + (" (itself)" if place == token else "")
+        for share, place in zip(shares.tolist(), places.tolist(), strict=True)
+    )
+    who = f"Layer {layer}, head {head}: <b>{escape(labels[token])}</b> (token {token})"
+    return f'<div style="{CARD_STYLE}">{who} looks at {looked}</div>'
+
+
+def routing_words(routing: Tensor, labels: list[str], layer: int, choice: int = 0) -> str:
+    """The text in HTML, each token on the colour of its first (`choice` 0) or a later expert, with a legend."""
+    weights = routing[layer]
+    experts = weights.shape[1]
+    order = weights.argsort(dim=1, descending=True)[:, choice].tolist()
+    colours = [to_hex(pale(CYCLE[expert % len(CYCLE)], 0.6)) for expert in range(experts)]
+
+    def badge(text: str, expert: int, hint: str = "") -> str:
+        title = f' title="{escape(hint)}"' if hint else ""
+        style = f"background:{colours[expert]};color:{INK};padding:1px 5px;margin:1px;border-radius:3px"
+        return f'<span style="{style};display:inline-block"{title}>{escape(text)}</span>'
+
+    tokens = "".join(
+        badge(label, expert, ", ".join(f"expert {e}: {weights[n, e]:.2f}" for e in range(experts) if weights[n, e] > 0))
+        for n, (label, expert) in enumerate(zip(labels, order, strict=True))
+    )
+    load = (weights > 0).float().sum(0) / (weights > 0).sum()
+    legend = "".join(badge(f"expert {e}: {100 * load[e]:.0f} % of the work", e) for e in range(experts))
+    return f'<div style="{CARD_STYLE}"><div>{legend}</div><hr style="margin:6px 0">{tokens}</div>'
+
+
+def _shown_or_said(draw: Callable[[], None], message: widgets.HTML) -> Callable[..., None]:
+    """An observer that runs `draw`; when it fails, the widget says so instead of keeping an old picture silently."""
+
+    def update(change: Any = None) -> None:
+        try:
+            draw()
+            message.value = ""
+        except Exception as error:  # whatever goes wrong belongs before the learner's eyes
+            text = escape(f"{type(error).__name__}: {error}")
+            message.value = f'<div style="background:#FBE3DC;color:{INK};padding:6px 10px">{text}</div>'
+
+    return update
+
+
+def _slider(name: str, count: int, value: int = 0) -> widgets.IntSlider:
+    return widgets.IntSlider(
+        value=value, min=0, max=count - 1, description=name, continuous_update=False, disabled=count < 2
+    )
+
+
+def attention_viewer(maps: Tensor, labels: list[str], layer: int = 0, head: int = 0) -> widgets.VBox:
+    """Sliders for layer, head and token over `attention_maps` (L, H, T, T) of a text with these token labels."""
+    layers, heads, tokens, _ = maps.shape
+    sliders = _slider("layer", layers, layer), _slider("head", heads, head), _slider("token", tokens, tokens - 1)
+    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", width="640px"))
+    words, message = widgets.HTML(), widgets.HTML()
+
+    def draw() -> None:
+        chosen = [slider.value for slider in sliders]
+        words.value = attention_words(maps, labels, *chosen)
+        picture.value = figure_png(plot_attention(maps, labels, *chosen))
+
+    update = _shown_or_said(draw, message)
+    for slider in sliders:
+        slider.observe(update, "value")
+    update()
+    return widgets.VBox([widgets.HBox(sliders, layout=widgets.Layout(flex_flow="row wrap")), message, words, picture])
+
+
+def router_viewer(routing: Tensor, labels: list[str]) -> widgets.VBox:
+    """A slider for the layer over `routing_of` (L, T, E): the text, coloured by the expert that each token goes to."""
+    layer = _slider("layer", len(routing))
+    choices = int((routing[0, 0] > 0).sum())
+    choice = _slider("choice", choices)
+    words, message = widgets.HTML(), widgets.HTML()
+
+    def draw() -> None:
+        words.value = routing_words(routing, labels, layer.value, choice.value)
+
+    update = _shown_or_said(draw, message)
+    for slider in (layer, choice):
+        slider.observe(update, "value")
+    update()
+    return widgets.VBox([widgets.HBox([layer, choice], layout=widgets.Layout(flex_flow="row wrap")), message, words])

@@ -1,0 +1,113 @@
+"""The seven notebooks are what the table of lessons says, and so is the README."""
+
+from __future__ import annotations
+
+import re
+
+import nbformat
+import pytest
+
+from minimind_core.course import as_committed, hidden_problems
+from minimind_core.lessons import LESSONS, readme_table
+from minimind_core.paths import PROJECT
+
+notebooks = pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+
+
+def read(lesson):
+    return nbformat.read(lesson.path, as_version=4)
+
+
+def test_the_readme_has_the_table_of_lessons():
+    assert readme_table() in (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+@notebooks
+def test_a_header_states_title_aim_time_and_neighbours(lesson):
+    header = read(lesson).cells[0].source
+    assert header.startswith(f"# {lesson.number:02d} · ")
+    assert "After this notebook you can" in header
+    assert lesson.time_line in header
+    around = [LESSONS[i] for i in (lesson.number - 2, lesson.number) if 0 <= i < len(LESSONS)]
+    assert all(f"({other.path.name})" in header for other in around)
+
+
+@notebooks
+def test_links_in_a_notebook_lead_somewhere(lesson):
+    text = "\n".join(cell.source for cell in read(lesson).cells if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\((?!https?:|#)([^)\s#]+)", text):
+        assert (lesson.path.parent / target).exists(), target
+
+
+@notebooks
+def test_a_footer_links_the_modules_that_the_lesson_explains(lesson):
+    footer = read(lesson).cells[-1].source
+    for module in lesson.modules:
+        assert (PROJECT / "minimind_core" / f"{module}.py").exists()
+        assert f"../minimind_core/{module}.py" in footer, module
+
+
+@notebooks
+def test_the_second_cell_sets_up_and_is_the_only_one_to_do_so(lesson):
+    code = [cell.source for cell in read(lesson).cells if cell.cell_type == "code"]
+    assert f"setup({lesson.number})" in code[0]
+    assert not any("setup(" in source for source in code[1:])
+
+
+@notebooks
+def test_committed_outputs_are_those_of_one_clean_run_and_say_as_expected(lesson):
+    notebook = read(lesson)
+    assert not hidden_problems(notebook)
+    assert as_committed(notebook, lesson) == notebook, "refresh it with: make notebooks"
+    printed = "\n".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output
+    )
+    assert "NOT as expected" not in printed
+
+
+@notebooks
+def test_a_notebook_has_pictures_exercises_and_folded_solutions(lesson):
+    cells = read(lesson).cells
+    markdown = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    pictures = sum(
+        any(kind in output.get("data", {}) for kind in ("image/png", "application/vnd.jupyter.widget-view+json"))
+        for cell in cells
+        for output in cell.get("outputs", [])
+    )
+    assert pictures >= 3
+    assert markdown.count("<summary>Solution</summary>") >= 3
+    assert markdown.count("<summary>Hint</summary>") >= 3
+    stubs = [
+        cell for cell in cells if cell.cell_type == "code" and re.search(r"^check_\w+\(", cell.source, re.MULTILINE)
+    ]
+    assert len(stubs) >= 3
+    for cell in stubs:
+        assert any("not answered yet" in str(output) for output in cell.outputs), cell.source
+
+
+@notebooks
+def test_a_notebook_states_no_machine_of_its_author(lesson):
+    text = lesson.path.read_text(encoding="utf-8")
+    assert not re.search(r"/(?:work|home|tmp|Users)/\w", text)
+
+
+def test_committed_form_drops_widget_state_and_overwritten_lines():
+    notebook = nbformat.v4.new_notebook(metadata={"widgets": {"x": 1}, "kernelspec": {"name": "other"}})
+    stream = nbformat.v4.new_output("stream", text="10%\r50%\r100%\ndone\n")
+    cell = nbformat.v4.new_code_cell("1", outputs=[stream], execution_count=1, metadata={"execution": {"t": 1}})
+    notebook.cells = [cell]
+    kept = as_committed(notebook)
+    assert "widgets" not in kept.metadata and kept.metadata.kernelspec.name == "python3"
+    assert kept.cells[0].outputs[0].text == "100%\ndone\n" and "execution" not in kept.cells[0].metadata
+    assert notebook.cells[0].outputs[0].text.startswith("10%")
+
+
+def test_an_error_that_a_widget_swallowed_is_found():
+    state = {"a": {"state": {"outputs": [{"output_type": "error", "ename": "ValueError", "evalue": "lost"}]}}}
+    notebook = nbformat.v4.new_notebook(
+        metadata={"widgets": {"application/vnd.jupyter.widget-state+json": {"state": state}}}
+    )
+    assert hidden_problems(notebook) == ["a widget holds ValueError: lost"]
+    warning = nbformat.v4.new_output("stream", name="stderr", text="UserWarning: careful")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[warning])])
+    assert "UserWarning" in hidden_problems(notebook)[0]

@@ -1,0 +1,480 @@
+"""Lessons 01 and 02: their checks on right and usual wrong answers, their pictures, tables and widgets."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from minimind_core import SAMPLE, PackedDataset, PretrainDataset, describe, iter_texts, train_tokenizer
+from minimind_core.checks import Verdict
+from minimind_core.checks.corpus import check_pack, check_reader, check_segments, pack
+from minimind_core.checks.tokens import check_item, check_loss, check_stream, check_xy, item
+from minimind_core.errors import CorpusError
+from minimind_core.lessons import LESSONS
+from minimind_core.plots import corpus as corpus_plots
+from minimind_core.plots import tokens as token_plots
+from minimind_core.plots.style import use_course_style
+from minimind_core.widgets import corpus as browsing
+from minimind_core.widgets import tokens as exploring
+
+NASTY = '<img src=x onerror="alert(1)"> & </div>'
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return list(iter_texts(SAMPLE))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(texts):
+    return train_tokenizer(texts[:40], 600)
+
+
+def says(verdict: Verdict, *words: str) -> None:
+    """The verdict is a wrong one, and its message has these words."""
+    assert verdict.ok is False, verdict
+    for word in words:
+        assert word in verdict.message, verdict
+
+
+def solutions(number: int) -> dict[str, Callable]:
+    """The functions in a notebook's folded solutions, by name."""
+    cells = json.loads(LESSONS[number - 1].path.read_text(encoding="utf-8"))["cells"]
+    space: dict = {"torch": torch, "json": json, "re": re, "codecs": codecs}
+    for cell in cells:
+        text = "".join(cell["source"])
+        for code in re.findall(r"<summary>Solution</summary>\n\n```python\n(.*?)```", text, re.DOTALL):
+            exec(code, space)
+    return {name: value for name, value in space.items() if name.startswith("my_")}
+
+
+def stub(*_):
+    """What a learner finds."""
+
+
+# --- the exercises of 01 ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_solutions_in_the_notebook_are_right_and_stubs_are_open(number):
+    checks = (
+        {"my_segments": check_segments, "my_rows": check_pack, "my_reader": check_reader}
+        if number == 1
+        else {"my_xy": check_xy, "my_item": check_item, "my_loss": check_loss, "my_stream": check_stream}
+    )
+    answers = solutions(number)
+    assert set(answers) == set(checks)
+    for name, check in checks.items():
+        assert check(answers[name]).ok is True, check(answers[name])
+        assert check(stub).ok is None
+        assert check(...).ok is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda text: text.split(" "), "markers are left"),
+        (lambda text: text.replace("<s>", "").split("</s>"), "empty segment"),
+        (lambda text: [p for p in re.split(r"</?s>", text) if p], "empty segment"),
+        (lambda text: [f" {p.strip()}" for p in re.split(r"</?s>", text) if p.strip()], "strip()"),
+        (lambda text: re.sub(r"</?s>", " ", text).split(), "only a marker does"),
+        (lambda text: tuple(text), "a list of segments is needed"),
+        (lambda text: [1], "is a string"),
+        (lambda text: text.missing, "AttributeError"),
+        (lambda text: [re.findall("<s>(.*?)</s>", text, re.DOTALL)[0]], "should give"),
+    ],
+)
+def test_segments_names_the_mistake(answer, words):
+    says(check_segments(answer), words)
+
+
+def broken_pack(kind: str) -> Callable:
+    def answer(segments, limit):
+        rows = pack(segments, limit)
+        if kind == "last lost":
+            return rows[:-1]
+        if kind == "touching":
+            return [row.replace("</s> <s>", "</s><s>") for row in rows]
+        if kind == "bare count":
+            out, size = [], 0
+            for segment in segments:
+                if out and size + len(segment) <= limit:
+                    out[-1] += f" <s>{segment}</s>"
+                    size += len(segment)
+                else:
+                    out.append(f"<s>{segment}</s>")
+                    size = len(segment)
+            return out
+        if kind == "one each":
+            return [f"<s>{segment}</s>" for segment in segments]
+        if kind == "empty first":
+            return ["", *rows]
+        if kind == "no markers":
+            return segments
+        if kind == "backwards":
+            return pack(segments[::-1], limit)
+        if kind == "long lost":
+            return pack([s for s in segments if len(s) + 7 <= limit], limit)
+        pieces = [s[i : i + 10] for s in segments for i in range(0, len(s), 10)]
+        return pack(pieces, limit)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("last lost", "never added"),
+        ("touching", "one blank"),
+        ("bare count", "markers and blanks count"),
+        ("one each", "fill a row up"),
+        ("empty first", "empty"),
+        ("no markers", "begins with <s>"),
+        ("backwards", "not in their order"),
+        ("long lost", "lost, 40 characters long"),
+        ("cut", "cut a segment in two"),
+    ],
+)
+def test_pack_names_the_mistake(kind, words):
+    says(check_pack(broken_pack(kind)), words)
+
+
+def reader(split=lambda raw: raw.split(b"\n"), first=1, bom=True, blanks=True, own_error=True, count="lines"):
+    """A reader of JSON lines with one thing left out."""
+
+    def answer(raw):
+        texts, rows = [], 0
+        for number, line in enumerate(split(raw.removeprefix(b"\xef\xbb\xbf") if bom else raw), first):
+            if blanks and not line.strip():
+                continue
+            rows += 1
+            try:
+                texts.append(json.loads(line if isinstance(line, str) else line.decode())["text"])
+            except (ValueError, KeyError):
+                if own_error is False:
+                    raise
+                if own_error is None:
+                    continue
+                raise ValueError(f"bad line {number if count == 'lines' else rows}") from None
+        return texts
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (reader(blanks=False), "a line break at the end of the file"),
+        (reader(bom=False), "byte-order mark"),
+        (reader(split=lambda raw: raw.decode("utf-8", "replace").splitlines()), "U+2028"),
+        (reader(first=0), "count lines from 0"),
+        (reader(count="rows"), "blank"),
+        (reader(own_error=False), "own error came through"),
+        (reader(own_error=None), "should be refused"),
+        (lambda raw: [json.loads(raw)["text"]], "two plain lines"),
+        (lambda raw: "山", "list of texts"),
+    ],
+)
+def test_reader_names_the_mistake(answer, words):
+    says(check_reader(answer), words)
+
+
+def test_reader_wants_the_right_kind_of_error():
+    def answer(raw):
+        try:
+            return reader()(raw)
+        except ValueError:
+            raise RuntimeError("broken") from None
+
+    says(check_reader(answer), "RuntimeError", "ValueError")
+
+
+# --- the exercises of 02 ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda ids: (ids, ids), "the same"),
+        (lambda ids: (ids[:-1], ids[:-1]), "the same"),
+        (lambda ids: (ids[1:], ids[:-1]), "exchanged"),
+        (lambda ids: (ids, torch.roll(ids, -1)), "roll"),
+        (lambda ids: (ids[:-2], ids[2:]), "off by one"),
+        (lambda ids: (ids[:-1], ids[2:]), "off by one"),
+        (lambda ids: (ids, ids[1:]), "X: the shape should be"),
+        (lambda ids: (ids[:-1], ids[:1].repeat(len(ids) - 1)), "Y should be"),
+        (lambda ids: ids[:-1], "X, Y are asked"),
+        (lambda ids: (ids[:-1].tolist(), ids[1:].tolist()), "should be a tensor"),
+    ],
+)
+def test_xy_names_the_mistake(answer, words):
+    says(check_xy(answer), words)
+
+
+def with_mask(make: Callable) -> Callable:
+    """An answer with the right X and Y and a mask of its own, made from (ids, max_length, X, Y)."""
+
+    def answer(ids, max_length):
+        X, Y, _ = item(ids, max_length)
+        return X, Y, make(ids, max_length, X, Y)
+
+    return answer
+
+
+def full(ids, max_length):
+    return (torch.arange(max_length) < len(ids)).long()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (with_mask(lambda ids, n, X, Y: full(ids, n)[:-1]), "not shifted with Y"),
+        (with_mask(lambda ids, n, X, Y: (Y != 0).long()), "taken from the id"),
+        (with_mask(lambda ids, n, X, Y: full(ids, n)[1:] * (Y != 2)), "never learns to stop"),
+        (with_mask(lambda ids, n, X, Y: torch.ones(n - 1).long()), "every position"),
+        (with_mask(lambda ids, n, X, Y: 1 - full(ids, n)[1:]), "upside down"),
+        (with_mask(lambda ids, n, X, Y: full(ids, n)), "the shape should be"),
+        (with_mask(lambda ids, n, X, Y: full(ids, n)[1:].float()), "int64"),
+        (with_mask(lambda ids, n, X, Y: full(ids, n)[1:] * (torch.arange(n - 1) > 0)), "the mask should be"),
+        (lambda ids, n: (*item(ids, n)[:1], *item(ids, n)[:1], item(ids, n)[2]), "not X one token further on"),
+        (lambda ids, n: item(ids, n)[:2], "X, Y, loss_mask are asked"),
+    ],
+)
+def test_item_names_the_mistake(answer, words):
+    says(check_item(answer), words)
+
+
+def test_item_sees_a_row_that_lost_its_end():
+    def answer(ids, max_length):
+        padded = torch.tensor((ids + [0] * max_length)[:max_length])
+        mask = full(ids, max_length)
+        return padded[:-1], padded[1:], mask[1:]
+
+    says(check_item(answer), "loses its </s>")
+
+
+def each(logits, Y):
+    return F.cross_entropy(logits.flatten(0, 1), Y.flatten(), reduction="none").view(Y.shape)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda g, y, m: each(g, y).mean(), "the mask is not used"),
+        (lambda g, y, m: (each(g, y) * m).mean(), "padding takes part in the mean"),
+        (lambda g, y, m: (each(g, y) * m).sum(), "that is the sum"),
+        (lambda g, y, m: ((each(g, y) * m).sum(1) / m.sum(1).clamp(min=1)).mean(), "row means"),
+        (lambda g, y, m: (each(g, y) * (1 - m)).sum() / (1 - m).sum().clamp(min=1), "upside down"),
+        (lambda g, y, m: (each(g, y)[:, 1:] * m[:, :-1]).sum() / m[:, :-1].sum(), "shifted once more"),
+        (lambda g, y, m: -(each(g, y) * m).sum() / m.sum(), "sign"),
+        (lambda g, y, m: ((each(g, y) * m).sum() / m.sum()).item(), ".item()"),
+        (lambda g, y, m: ((each(g, y) * m).sum() / m.sum()).detach(), "no gradient"),
+        (lambda g, y, m: each(g, y) * m, "the shape should be ()"),
+        (lambda g, y, m: (each(g, y) * m).sum() / m.sum(), "0 / 0"),
+        (lambda g, y, m: g.sum() * 0 + 3, "should be"),
+        (lambda g, y, m: (each(g, y) * m).sum() / m.sum() + (g - g.detach())[:, -1].sum(), "padding gets a gradient"),
+        (lambda g, y, m: (each(g, y) * m).sum().detach() / m.sum() + g[0, 0, 0] - g[0, 0, 0].detach(), "detached"),
+    ],
+)
+def test_loss_names_the_mistake(answer, words):
+    says(check_loss(answer), words)
+
+
+def decode_all_each_time(tokens):
+    texts = [b"".join(tokens[: n + 1]).decode("utf-8", "replace") for n in range(len(tokens))]
+    return [after.removeprefix(before) for before, after in pairwise(["", *texts])]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda tokens: [t.decode("utf-8", "replace") for t in tokens], "inside a character"),
+        (lambda tokens: [t.decode("utf-8", "ignore") for t in tokens], "throws their halves away"),
+        (decode_all_each_time, "inside a character"),
+        (lambda tokens: b"".join(tokens).decode(), "list of strings"),
+        (lambda tokens: [b"".join(tokens).decode()], "should give"),
+        (lambda tokens: [""] * (len(tokens) - 1) + [b"".join(tokens).decode()], "late or early"),
+        (lambda tokens: [""] * len(tokens), "joined"),
+    ],
+)
+def test_stream_names_the_mistake(answer, words):
+    says(check_stream(answer), words)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def drawn(make: Callable[[], Figure]) -> Figure:
+    """A figure that draws without a warning, has a title and labelled axes, and is not left open to show twice."""
+    use_course_style()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = make()
+        figure.canvas.draw()
+    assert isinstance(figure, Figure)
+    assert not plt.get_fignums()
+    assert figure.get_suptitle() or any(axes.get_title(loc="left") for axes in figure.axes)
+    assert all(axes.get_xlabel() or axes.get_shared_x_axes().get_siblings(axes)[1:] for axes in figure.axes)
+    return figure
+
+
+def test_pictures_of_01(texts):
+    report = describe(SAMPLE)
+    drawn(lambda: corpus_plots.bytes_per_character(texts[0] + "é🙂"))
+    walls = drawn(lambda: corpus_plots.bricks([*texts[:3], "no markers"]))
+    assert sum(patch.get_width() for patch in walls.axes[0].patches) == pytest.approx(
+        sum(map(len, [*texts[:3], "no markers"]))
+    )
+    assert len(drawn(lambda: corpus_plots.length_histograms({"a": report, "b": report})).axes) == 3
+    drawn(lambda: corpus_plots.zipf(report.character_counts))
+    drawn(lambda: corpus_plots.along_the_file(corpus_plots.rows_along(SAMPLE, 30), "sample.jsonl"))
+
+
+def test_rows_along_the_file_come_from_everywhere(corpus):
+    path = corpus([f"<s>{'山' * 30}{n}</s>" for n in range(1000)])
+    rows = corpus_plots.rows_along(path, 50)
+    places = [place for place, _ in rows]
+    assert 45 <= len(rows) <= 51
+    assert places == sorted(places)
+    assert places[0] == 0 and places[-1] > 0.95
+    everything = set(iter_texts(path))
+    assert all(text in everything for _, text in rows)
+    path.write_bytes(path.read_bytes() + b"<html>\n" * 2000)
+    with pytest.raises(CorpusError, match="at byte"):
+        corpus_plots.rows_along(path, 50)
+
+
+def test_pictures_of_02(tokenizer):
+    data = PretrainDataset(SAMPLE, tokenizer, 64)
+    packed = PackedDataset(data.corpus, tokenizer, 63)
+    batches = [
+        tuple(torch.stack(parts).numpy() for parts in zip(*[d[i] for i in range(4)], strict=True))
+        for d in (data, packed)
+    ]
+    drawn(lambda: token_plots.mask_image(batches[0][2]))
+    drawn(lambda: token_plots.padding_cost({128: (0.0, 0.5), 512: (0.3, 0.0)}))
+    drawn(lambda: token_plots.padding_cost({512: (0.0, 0.0)}))
+    curves = {"a": [0.5, 1.0], "b": [0.5, 0.9]}
+    drawn(lambda: token_plots.compression((300, 6400), curves, [300, 6400]))
+    drawn(lambda: token_plots.packed_against_padded(*[(X, mask) for X, _, mask in batches]))
+    run = {"reported": [3.0, 2.0], "text": [3.0, 2.5]}
+    drawn(lambda: token_plots.mask_matters(run, run))
+
+
+def test_segments_are_numbered_within_a_line():
+    ids = np.array([[1, 5, 2, 7, 1, 5, 2, 0, 0]])
+    mask = np.array([[1, 1, 1, 1, 1, 1, 1, 0, 0]])
+    assert token_plots.segment_numbers(ids, mask).tolist() == [[1, 1, 1, 2, 2, 2, 2, 0, 0]]
+
+
+def test_html_is_escaped_and_sets_its_own_colours(tokenizer):
+    ids = tokenizer.encode(NASTY + "<unk>龘").ids
+    row = f"<s>{NASTY}</s> <s>二</s>"
+    pages = [
+        corpus_plots.row_html(row, NASTY, "alert").data,
+        corpus_plots.row_html(row, query="<img").data,
+        corpus_plots.table((NASTY,), [(NASTY,)], NASTY).data,
+        corpus_plots.card(NASTY).data,
+        token_plots.bytes_html(NASTY).data,
+        token_plots.tokens_html(tokenizer, ids, title=NASTY).data,
+        token_plots.xy_html(tokenizer, ids[:-1], ids[1:], [1] * (len(ids) - 1)).data,
+        token_plots.merges_html([(NASTY, [[NASTY.encode()]])]).data,
+        str(token_plots.counted(tokenizer, ids, [1] * len(ids))),
+        browsing.row_view([row], 0, NASTY[:4]),
+        exploring.explorer_view(tokenizer, NASTY),
+    ]
+    for page in pages:
+        assert "<img" not in page and 'onerror="' not in page
+        for style in re.findall(r'style="([^"]*)"', page):
+            assert ("background-color" in style) == bool(re.search(r"(?<!-)color:", style)) or "font-size" in style
+    assert "&lt;img" in pages[0] and "<b style=" in pages[0]
+
+
+def test_xy_table_shows_the_end_of_the_text(tokenizer, texts):
+    X, Y, mask = PretrainDataset(SAMPLE, tokenizer, 1024)[0]
+    page = token_plots.xy_html(tokenizer, X, Y, mask).data
+    last = int(mask.nonzero().max())
+    assert f">{last}</td>" in page and f">{last + 1}</td>" in page and ">1022</td>" in page
+    assert token_plots.COUNTS in page and token_plots.IGNORED in page
+
+
+def test_pieces_of_characters_are_readable():
+    assert token_plots.readable("山".encode()) == "山"
+    assert token_plots.readable("山".encode()[:2]) == "⟨e5⟩⟨b1⟩"
+    assert token_plots.hex_bytes("山".encode()) == "e5 b1 b1"
+    assert token_plots.hex_bytes(None) == "–"
+
+
+# --- widgets ----------------------------------------------------------------------------------------------------------
+
+
+def test_finding_rows():
+    rows = ["山水", "水", "火", "山火"]
+    assert browsing.find_rows(rows, "山") == [0, 3]
+    assert browsing.find_rows(rows, "") == [0, 1, 2, 3]
+    assert [browsing.next_row([0, 3], now) for now in (0, 1, 3)] == [3, 3, 0]
+    assert [browsing.next_row([0, 3], now, -1) for now in (0, 1, 3)] == [3, 0, 0]
+    assert browsing.next_row([], 2) == 2
+    assert "There is no row 9" in browsing.row_view(rows, 9)
+
+
+def test_row_browser_walks_and_searches(corpus):
+    browser = browsing.row_browser(corpus(["<s>山</s>", "<s>水</s>", "<s>山火</s>"]))
+    controls, page = browser.children
+    number, query, before, after = controls.children
+    assert "山" in page.value and "row 0" in page.value
+    drawn_pages = []
+    page.observe(lambda change: drawn_pages.append(change.new), "value")
+    number.value = 1
+    assert "水" in page.value and len(drawn_pages) == 1
+    query.value = "山"
+    assert number.value == 2 and "stands in 2 of 3 rows" in page.value and len(drawn_pages) == 2
+    after.click()
+    assert number.value == 0
+    before.click()
+    assert number.value == 2
+    query.value = "没有"
+    assert number.value == 2 and "stands in 0 of 3" in page.value
+
+
+def test_errors_in_a_widget_are_shown():
+    seen = []
+
+    def fail():
+        raise RuntimeError(NASTY)
+
+    browsing.guarded(seen.append, fail)
+    assert "RuntimeError" in seen[0] and "&lt;img" in seen[0] and "<img" not in seen[0]
+
+
+def test_token_explorer_follows_text_and_tokenizer(tokenizer):
+    base = train_tokenizer(["x"], 259)
+    explorer = exploring.token_explorer({"bytes": base, "course": tokenizer}, "山")
+    field, choice, page = explorer.children
+    few = page.value
+    choice.value = "bytes"
+    assert "3 tokens" in page.value and page.value != few
+    field.value = ""
+    assert "0 tokens" in page.value and "<table" not in page.value
+    field.value = "山" * 500
+    assert f"the first {exploring.SHOW_AT_MOST} are shown" in page.value
+    field.value = "\ud83d"  # half an emoji, as a browser may send it
+    assert "tokens" in page.value and "Error" not in page.value
+
+
+@pytest.mark.parametrize("text", ["", "a", "画蛇添足 <unk> <s>"])
+def test_facts_of_a_text(tokenizer, text):
+    ids, facts = exploring.facts_of(tokenizer, text)
+    assert ids == tokenizer.encode(text).ids
+    assert facts.startswith(f"{len(text)} characters · {len(text.encode())} bytes · {len(ids)} tokens")

@@ -1,0 +1,457 @@
+"""Lesson 03: checks name every typical slip, hand-built classes equal minimind_core's, viewers say what is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_config
+
+import minimind_core as core
+from minimind_core import MiniMindLM
+from minimind_core.checks.model import check_attention, check_rms_norm, check_rotary, check_route, prove_equal
+from minimind_core.errors import InputError
+from minimind_core.lessons import LESSONS
+from minimind_core.plots import model as look
+from minimind_core.plots.style import use_course_style
+from minimind_core.widgets import model as viewers
+
+CELLS = json.loads(LESSONS[2].path.read_text(encoding="utf-8"))["cells"]
+
+
+def stub(*inputs): ...
+
+
+def raises(*inputs):
+    raise ValueError("that went wrong")
+
+
+# --- checks -------------------------------------------------------------------------------------------------------
+
+CHECKS = [check_rms_norm, check_rotary, check_attention, check_route]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_stub_is_open_and_an_error_is_told(check) -> None:
+    assert check(stub).ok is None and "○ not answered yet" in repr(check(stub))
+    assert check(...).ok is None
+    assert check(raises).ok is False and "ValueError: that went wrong" in repr(check(raises))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_what_is_no_tensor_of_the_right_shape_is_told(check) -> None:
+    assert check(lambda *inputs: 1.5).ok is False
+    assert check(lambda *inputs: torch.zeros(1)).ok is False
+
+
+def rms(x, weight, eps):
+    return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+RMS_SLIPS = {
+    "subtract the mean": lambda x, w, eps: rms(x - x.mean(-1, keepdim=True), w, eps),
+    "that is LayerNorm": lambda x, w, eps: F.layer_norm(x, x.shape[-1:], w, None, eps),
+    "standard deviation": lambda x, w, eps: w * x / (x.std(-1, keepdim=True) + eps),
+    "weight is missing": lambda x, w, eps: rms(x, 1.0, eps),
+    "eps is missing": lambda x, w, eps: rms(x, w, 0.0),
+    "inside the square root": lambda x, w, eps: w * x / (x.pow(2).mean(-1, keepdim=True).sqrt() + eps),
+    "square root is missing": lambda x, w, eps: w * x / (x.pow(2).mean(-1, keepdim=True) + eps),
+    "divide by D": lambda x, w, eps: w * x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + eps),
+    "each vector alone": lambda x, w, eps: w * x * torch.rsqrt(x.pow(2).mean() + eps),
+    "over the tokens": lambda x, w, eps: w * x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + eps),
+    "instead of dividing": lambda x, w, eps: w * x * (x.pow(2).mean(-1, keepdim=True) + eps).sqrt(),
+    "no gradient flows back to x": lambda x, w, eps: rms(x.detach(), w, eps),
+    "gradient of x is not": lambda x, w, eps: w * x * torch.rsqrt(x.detach().pow(2).mean(-1, keepdim=True) + eps),
+    "the values are not": lambda x, w, eps: 3 * rms(x, w, eps),
+    "infinite or NaN": lambda x, w, eps: rms(x, w, eps) / 0,
+    "shape should be": lambda x, w, eps: rms(x, w, eps)[0],
+}
+
+
+@pytest.mark.parametrize("message", RMS_SLIPS)
+def test_rms_norm_slips_are_named(message: str) -> None:
+    verdict = check_rms_norm(RMS_SLIPS[message])
+    assert verdict.ok is False and message in verdict.message
+
+
+def test_rms_norm_right_answers_pass() -> None:
+    assert check_rms_norm(rms)
+    assert check_rms_norm(lambda x, weight, eps: F.rms_norm(x, x.shape[-1:], weight, eps))
+
+
+def rotate(x, cos, sin):
+    a, b = x[..., 0::2], x[..., 1::2]
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+
+
+def rotate_halves(x, cos, sin):
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = torch.cat((cos, cos), -1)[:, None], torch.cat((sin, sin), -1)[:, None]
+    return x * cos + torch.cat((-b, a), -1) * sin
+
+
+def rotate_and_leave_apart(x, cos, sin):
+    return torch.cat((rotate(x, cos, sin)[..., 0::2], rotate(x, cos, sin)[..., 1::2]), -1)
+
+
+ROTARY_SLIPS = {
+    "(halves)": rotate_halves,
+    "must be neighbours again": rotate_and_leave_apart,
+    "turn the other way": lambda x, cos, sin: rotate(x, cos, -sin),
+    "unturned": lambda x, cos, sin: x,
+    "sine's half is missing": lambda x, cos, sin: rotate(x, cos, 0 * sin),
+    "no gradient flows back to x": lambda x, cos, sin: rotate(x.detach(), cos, sin),
+}
+
+
+@pytest.mark.parametrize("message", ROTARY_SLIPS)
+def test_rotary_slips_are_named(message: str) -> None:
+    verdict = check_rotary(ROTARY_SLIPS[message])
+    assert verdict.ok is False and message in verdict.message
+
+
+def test_rotary_right_answers_pass() -> None:
+    assert check_rotary(rotate) and check_rotary(core.apply_rotary)
+
+
+def attend(q, k, v, scale=None, shift=True, strict=0, repeat=torch.Tensor.repeat_interleave, axis=-1, late=False):
+    group, (T, S) = q.shape[1] // k.shape[1], (q.shape[2], k.shape[2])
+    k, v = (repeat(each, group, dim=1) for each in (k, v))
+    scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    mask = torch.ones(T, S, dtype=torch.bool).tril((S - T if shift else 0) - strict)
+    if late:
+        return (scores.softmax(axis) * mask) @ v
+    return scores.masked_fill(~mask, -torch.inf).softmax(axis) @ v
+
+
+def in_turn(each, times, dim):
+    return each.repeat(1, times, 1, 1)
+
+
+ATTENTION_SLIPS = {
+    "not divided by √Dh": {"scale": 1.0},
+    "where √Dh is meant": {"scale": 1 / 16},
+    "multiplied by √Dh": {"scale": 4.0},
+    "align it to the bottom right": {"shift": False},
+    "must see itself too": {"strict": 1},
+    "look into the future": {"strict": -5},
+    "after the softmax": {"late": True},
+    "repeat_interleave": {"repeat": in_turn},
+    "over the queries": {"axis": -2},
+}
+
+
+@pytest.mark.parametrize("message", ATTENTION_SLIPS)
+def test_attention_slips_are_named(message: str) -> None:
+    verdict = check_attention(lambda q, k, v: attend(q, k, v, **ATTENTION_SLIPS[message]))
+    assert verdict.ok is False and message in verdict.message
+    others = [other for other in ATTENTION_SLIPS if other != message]
+    assert not any(other in verdict.message for other in others), "only the slip that was made is named"
+
+
+def test_two_attention_slips_at_once_are_both_named() -> None:
+    verdict = check_attention(lambda q, k, v: attend(q, k, v, scale=1.0, repeat=in_turn))
+    assert "not divided by √Dh" in verdict.message and "repeat_interleave" in verdict.message
+
+
+def test_attention_right_answers_pass_and_the_gradient_is_looked_at() -> None:
+    assert check_attention(attend) and check_attention(core.causal_attention)
+    cut = check_attention(lambda q, k, v: attend(q.detach(), k, v))
+    assert cut.ok is False and "no gradient flows back to the queries" in cut.message
+
+
+def route(logits, k, normalise):
+    weights, indices = logits.softmax(-1).topk(k, dim=-1)
+    return indices, weights / weights.sum(-1, keepdim=True) if normalise and k > 1 else weights
+
+
+def with_weights(change):
+    """A route whose weights are made by `change(logits, indices, k, normalise)`."""
+
+    def run(logits, k, normalise):
+        indices, _ = route(logits, k, normalise)
+        return indices, change(logits, indices, k, normalise)
+
+    return run
+
+
+def shares(logits, indices):
+    return logits.softmax(-1).gather(1, indices)
+
+
+ROUTE_SLIPS = {
+    "do not add up to 1": with_weights(lambda x, i, k, n: shares(x, i)),
+    "softmax after top-k": with_weights(lambda x, i, k, n: x.gather(1, i).softmax(-1)),
+    "a second softmax": with_weights(lambda x, i, k, n: shares(x, i).softmax(-1)),
+    "although normalise is False": with_weights(lambda x, i, k, n: shares(x, i) / shares(x, i).sum(-1, keepdim=True)),
+    "gate gets no gradient": with_weights(
+        lambda x, i, k, n: shares(x, i) / shares(x, i).sum(-1, keepdim=True) if n else shares(x, i)
+    ),
+    "raw logits": with_weights(lambda x, i, k, n: x.gather(1, i)),
+    "over the tokens": with_weights(lambda x, i, k, n: x.softmax(0).gather(1, i)),
+    "indices come first": lambda x, k, n: route(x, k, n)[::-1],
+    "lowest scores": lambda x, k, n: (x.topk(k, largest=False).indices, route(x, k, n)[1]),
+    "other experts are wanted": lambda x, k, n: ((route(x, k, n)[0] + 1) % 5, route(x, k, n)[1]),
+    "two things are wanted": lambda x, k, n: route(x, k, n)[1],
+    "no gradient flows back to the logits": lambda x, k, n: route(x.detach(), k, n),
+}
+
+
+@pytest.mark.parametrize("message", ROUTE_SLIPS)
+def test_route_slips_are_named(message: str) -> None:
+    verdict = check_route(ROUTE_SLIPS[message])
+    if message == "although normalise is False":  # the same numbers as the softmax over the chosen: either name will do
+        message = "add up to 1 though nobody asked"
+    assert verdict.ok is False and message in verdict.message
+
+
+def test_route_right_answers_pass_in_any_order() -> None:
+    assert check_route(route)
+    assert check_route(lambda x, k, n: tuple(each.flip(-1) for each in route(x, k, n)))
+
+
+def test_prove_equal_prints_or_stops(capsys) -> None:
+    x = torch.randn(2, 3)
+    prove_equal("part", x, x + 1e-7)
+    assert "part (2, 3)" in capsys.readouterr().out
+    for other in (x + 1e-3, x[:1], x * torch.nan):
+        with pytest.raises(AssertionError, match="part"):
+            prove_equal("part", x, other)
+
+
+# --- the notebook's own code --------------------------------------------------------------------------------------
+
+
+def lesson_code() -> dict:
+    """What the notebook defines, without running its cells: classes and functions, exercise stubs left out."""
+    found: list[ast.stmt] = []
+    for cell in CELLS:
+        if cell["cell_type"] == "code":
+            for node in ast.parse("".join(cell["source"])).body:
+                wanted = isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.Import, ast.ImportFrom))
+                if wanted and not getattr(node, "name", "").startswith("my_"):
+                    found.append(node)
+    space: dict = {}
+    exec(compile(ast.Module(found, []), "lesson 03", "exec"), space)
+    return space
+
+
+SHAPES = [
+    {},
+    {"n_kv_heads": 4},
+    {"n_kv_heads": 1, "n_layers": 3},
+    {"use_moe": True},
+    {"use_moe": True, "num_experts_per_tok": 1, "n_routed_experts": 3},
+    {"use_moe": True, "norm_topk_prob": False, "num_experts_per_tok": 3},
+]
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_the_class_that_the_notebook_builds_is_the_class_that_trains(changes: dict) -> None:
+    code, config = lesson_code(), tiny_config(**changes)
+    theirs = MiniMindLM(config).eval()
+    for name, weight in theirs.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(weight, 0.5, 1.5)
+    mine = code["Model"](config, code["Experts"] if config.use_moe else code["FeedForward"])
+    assert list(dict(mine.named_parameters())) and set(mine.state_dict()) == set(theirs.state_dict())
+    mine.load_state_dict(theirs.state_dict())
+    ids = torch.randint(config.vocab_size, (3, 20))
+    torch.testing.assert_close(mine(ids), theirs(ids).logits)
+    targets = torch.randint(config.vocab_size, (3 * 20,))
+    for model_logits in (mine(ids), theirs(ids).logits):
+        F.cross_entropy(model_logits.flatten(0, 1), targets).backward()
+    grads = dict(theirs.named_parameters())
+    for name, parameter in mine.named_parameters():
+        torch.testing.assert_close(parameter.grad, grads[name].grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_the_parameter_table_counts_the_real_model(changes: dict) -> None:
+    config = tiny_config(**changes)
+    table = lesson_code()["parameter_table"](config)
+    model = MiniMindLM(config)
+    assert sum(table.values()) == core.parameter_count(model)
+    assert sum(table.values()) - table.get("idle experts", 0) == core.active_parameter_count(model)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_balancing_loss_of_the_notebook_is_the_gates(k: int) -> None:
+    config = tiny_config(use_moe=True, num_experts_per_tok=k)
+    gate, x = core.MoEGate(config), torch.randn(3, 7, config.dim)
+    indices, _, aux_loss = gate(x)
+    scores = F.linear(x, gate.weight).softmax(-1)
+    by_hand = lesson_code()["balance"](scores, indices.view(3, 7, k), config.aux_loss_alpha)
+    torch.testing.assert_close(by_hand, aux_loss)
+
+
+SOLUTIONS = {
+    "my_rms_norm": check_rms_norm,
+    "my_rotate": check_rotary,
+    "my_attention": check_attention,
+    "my_route": check_route,
+}
+
+
+def test_every_exercise_has_a_stub_a_check_and_a_solution_that_passes() -> None:
+    prose = "\n".join("".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "markdown")
+    code = "\n".join("".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code")
+    solutions = [block for block in re.findall(r"```python\n(.*?)```", prose, re.S) if "def my_" in block]
+    space: dict = {"torch": torch, "math": math, "Tensor": torch.Tensor, "F": F}
+    for solution in solutions:
+        exec(solution, space)
+    assert len(solutions) == len(SOLUTIONS)
+    for name, check in SOLUTIONS.items():
+        assert f"{check.__name__}({name})" in code
+        assert check(space[name]), name
+    assert re.findall(r"· (★+) · \d+ minutes", prose)
+
+
+# --- looking into a model -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_kv_heads": 1}, {"use_moe": True}])
+def test_attention_maps_are_what_attention_does(tiny_model, changes: dict) -> None:
+    model = tiny_model(**changes)
+    ids = torch.randint(50, (1, 9))
+    maps = viewers.attention_maps(model.train(), ids)
+    assert maps.shape == (2, 4, 9, 9) and model.training and not model.layers[0].attention._forward_pre_hooks
+    torch.testing.assert_close(maps.sum(-1), torch.ones(2, 4, 9))
+    assert not maps.triu(1).any()
+    # Values mixed by the map of the first layer, then wo: what that layer's attention gives.
+    attention = model.eval().layers[0].attention
+    x = model.layers[0].attention_norm(model.tok_embeddings(ids))
+    values = attention.wv(x).unflatten(-1, (attention.n_kv_heads, attention.head_dim)).transpose(1, 2)
+    mixed = maps[:1, :] @ values.repeat_interleave(4 // attention.n_kv_heads, dim=1)
+    expected, _ = attention(x, *model._rotary(0, 9))
+    torch.testing.assert_close(attention.wo(mixed[0].transpose(0, 1).flatten(1))[None], expected)
+
+
+def test_attention_habits_of_clear_cut_heads() -> None:
+    before = torch.zeros(5, 5)
+    before[0, 0] = 1
+    before[torch.arange(1, 5), torch.arange(4)] = 1
+    first = torch.zeros(5, 5)
+    first[:, 0] = 1
+    habits = viewers.attention_habits(torch.stack((before, first, torch.eye(5)))[None])
+    assert habits["the token before"][0].tolist() == [1, 0.25, 0]
+    assert habits["the first token"][0].tolist() == [0.25, 1, 0]
+    assert habits["itself"][0].tolist() == [0, 0, 1]
+
+
+def test_routing_is_what_the_gate_chose(tiny_model) -> None:
+    model = tiny_model(use_moe=True)
+    ids = torch.randint(50, (1, 9))
+    routing = viewers.routing_of(model, ids)
+    assert routing.shape == (2, 9, 4)
+    assert ((routing > 0).sum(-1) == 2).all()
+    torch.testing.assert_close(routing.sum(-1), torch.ones(2, 9))
+
+
+def test_what_cannot_be_shown_is_said(tiny_model) -> None:
+    with pytest.raises(InputError, match="no experts"):
+        viewers.routing_of(tiny_model(), torch.ones(1, 3, dtype=torch.int64))
+    with pytest.raises(InputError, match="one text"):
+        viewers.attention_maps(tiny_model(), torch.ones(2, 3, dtype=torch.int64))
+
+
+def test_words_escape_the_text_and_set_both_colours() -> None:
+    labels = ["<s>", "<b>&", "山"]
+    maps = torch.tensor([[[[1.0, 0, 0], [0.5, 0.5, 0], [0.2, 0.7, 0.1]]]])
+    words = viewers.attention_words(maps, labels, 0, 0, 2)
+    assert words.index("70 %") < words.index("20 %") < words.index("10 %")
+    assert "&lt;b&gt;&amp;" in words and "<b>&amp;" not in words and "(itself)" in words
+    routing = torch.tensor([[[0.6, 0.4, 0], [0.0, 0.3, 0.7], [0.5, 0, 0.5]]])
+    tokens = viewers.routing_words(routing, labels, 0)
+    assert "&lt;b&gt;&amp;" in tokens and "<s>" not in tokens
+    assert "expert 0: 33 % of the work" in tokens
+    for html in (words, tokens):
+        for style in re.findall(r'style="([^"]*background[^"]*)"', html):
+            assert re.search(r"(^|;)color:#", style), "a background without a text colour is unreadable in one theme"
+
+
+def test_viewers_redraw_once_a_change_and_show_errors(tiny_model, monkeypatch) -> None:
+    maps = viewers.attention_maps(tiny_model(), torch.randint(50, (1, 5)))
+    labels = list("abcde")
+    drawn = []
+    real = viewers.plot_attention
+    monkeypatch.setattr(viewers, "plot_attention", lambda *inputs: drawn.append(inputs[2:]) or real(*inputs))
+    sliders, message, words, picture = viewers.attention_viewer(maps, labels).children
+    layer, head, token = sliders.children
+    before = bytes(picture.value)
+    layer.value, token.value = 1, 2
+    assert drawn == [(0, 0, 4), (1, 0, 4), (1, 0, 2)]
+    assert bytes(picture.value) != before and bytes(picture.value).startswith(b"\x89PNG") and "(token 2)" in words.value
+    assert message.value == "" and not plt.get_fignums()
+
+    def broken(*inputs):
+        raise RuntimeError("no <ink>")
+
+    monkeypatch.setattr(viewers, "plot_attention", broken)
+    head.value = 1
+    assert "RuntimeError: no &lt;ink&gt;" in message.value
+
+
+def test_the_router_viewer_follows_its_sliders(tiny_model) -> None:
+    routing = viewers.routing_of(tiny_model(use_moe=True), torch.randint(50, (1, 5)))
+    sliders, message, words = viewers.router_viewer(routing, list("abcde")).children
+    layer, choice = sliders.children
+    first = words.value
+    layer.value = 1
+    assert words.value == viewers.routing_words(routing, list("abcde"), 1) != first
+    choice.value = 1
+    assert words.value == viewers.routing_words(routing, list("abcde"), 1, 1)
+    assert choice.max == 1 and message.value == ""
+
+
+@pytest.mark.parametrize("experts", [1, 4, 9])
+def test_the_router_viewer_copes_with_any_number_of_experts(tiny_model, experts: int) -> None:
+    model = tiny_model(use_moe=True, n_routed_experts=experts, num_experts_per_tok=1)
+    routing = viewers.routing_of(model, torch.randint(50, (1, 5)))
+    viewers.router_viewer(routing, list("abcde"))
+    look.plot_routing(routing, list("abcde"), 0)
+    assert not plt.get_fignums()
+
+
+@pytest.fixture
+def course_style():
+    with matplotlib.rc_context():
+        use_course_style()
+        yield
+
+
+def test_every_picture_is_a_closed_figure(tiny_model, course_style, recwarn) -> None:
+    config, labels = tiny_config(), ["<s>", "世界上最高的山峰", "⏎", " a", "$x_$"]
+    model = tiny_model(use_moe=True)
+    maps, routing = (read(model, torch.arange(5)[None]) for read in (viewers.attention_maps, viewers.routing_of))
+    pictures = [
+        look.plot_model_map(config, 2, 31),
+        look.plot_model_map(tiny_config(use_moe=True), 2, 31),
+        look.plot_norms(torch.randn(5, 16), torch.ones(5, 16), labels),
+        look.plot_rotary_pairs(32, 1e6),
+        look.plot_rotary_pairs(4, 1e4),
+        look.plot_rotary_distance(torch.randn(40, 40)),
+        look.plot_masks(torch.ones(3, 3).tril().bool(), torch.ones(2, 5).tril(3).bool(), labels),
+        look.plot_grouped_heads(8, 2, {1: 1.0, 2: 2.0, 8: 8.0}),
+        look.plot_parameters({"a": {"part": 5_000_000, "rest": 9}, "b": {"part": 10_000_000, "idle parts": 4_000_000}}),
+        look.plot_attention_grid(maps),
+        look.plot_attention(maps, labels, 1, 3, token=2),
+        look.plot_routing(routing, labels, 0),
+        look.plot_loads({"even": torch.full((4,), 0.25)}, {"even": 0.1}),
+        look.plot_load_history({"alpha = 0": torch.full((30, 4), 0.25)}),
+        look.plot_cost({"ms": {"dense": 1.0, "experts": 2.0}}),
+    ]
+    for figure in pictures:
+        assert viewers.figure_png(figure).startswith(b"\x89PNG")
+        titles = [ax.get_title(loc) for ax in figure.axes for loc in ("left", "center")]
+        assert figure.get_suptitle() or any(titles), "a picture has a title"
+    assert not plt.get_fignums()
+    assert not [str(w.message) for w in recwarn if "Glyph" in str(w.message)]

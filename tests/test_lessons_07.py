@@ -1,0 +1,459 @@
+"""Lesson 07's checks, pictures and widgets: right answers, stubs, the usual mistakes; texts that stop when told to."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from minimind_core import PROMPTS, MiniMindLM, ModelConfig, generate, next_token_logits, train_tokenizer
+from minimind_core.checks import sampling as checks
+from minimind_core.generation import encode_prompt, keep_top_k, keep_top_p, penalize
+from minimind_core.plots import sampling as plots
+
+widgets = pytest.importorskip("ipywidgets")
+
+from minimind_core.widgets import continuation as writing  # noqa: E402
+from minimind_core.widgets import sampling as bars  # noqa: E402
+
+NASTY = '<img src=x onerror="alert(1)"> & </div>'
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A tiny model with chance weights, and its tokenizer."""
+    tokenizer = train_tokenizer([*PROMPTS, "天空是蓝色的，大海也是蓝色的。"] * 3, 300)
+    torch.manual_seed(0)
+    config = ModelConfig(dim=32, n_layers=2, n_heads=2, n_kv_heads=1, vocab_size=300, max_seq_len=64)
+    return MiniMindLM(config).eval(), tokenizer
+
+
+# --- checks -------------------------------------------------------------------------------------------------------
+
+
+def stub(*_):
+    """What a learner finds."""
+
+
+def test_stubs_are_open_and_right_answers_pass():
+    def temperature(logits, t):
+        if t == 0:
+            return torch.nn.functional.one_hot(logits.argmax(), len(logits)).float()
+        return (logits / t).softmax(-1)
+
+    def penalty(logits, ids, strength):
+        mask = torch.zeros(len(logits), dtype=torch.bool)
+        mask[ids] = True
+        return torch.where(mask, torch.where(logits > 0, logits / strength, logits * strength), logits)
+
+    def top(logits, k, p):
+        return keep_top_p(keep_top_k(logits, k), p)
+
+    def top_with_large_numbers(logits, k, p):
+        return top(logits, k, p).clamp(min=-1e9)
+
+    for check, answers in (
+        (checks.check_temperature, [temperature]),
+        (checks.check_penalty, [penalty]),
+        (checks.check_top_k_top_p, [top, top_with_large_numbers]),
+        (
+            checks.check_perplexity,
+            [lambda rows: torch.cat(rows).mean().exp(), lambda rows: float(torch.cat(rows).mean().exp())],
+        ),
+    ):
+        for answer in (stub, None, ..., lambda *_: ...):
+            assert check(answer).ok is None, repr(check(answer))
+        for answer in answers:
+            assert check(answer).ok is True, repr(check(answer))
+
+
+def said(verdict, *words):
+    assert verdict.ok is False, repr(verdict)
+    for word in words:
+        assert word in verdict.message, verdict.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x, t: (x * t).softmax(-1), "multiplied"),
+        (lambda x, t: x / t, "not probabilities yet"),
+        (lambda x, t: x.softmax(-1) / t, "probabilities are divided"),
+        (lambda x, t: x.softmax(-1), "no effect"),
+        (lambda x, t: (x / t).exp(), "add up to"),
+        (lambda x, t: (x / t / t).softmax(-1), "likeliest has"),
+        (lambda x, t: (x / t).softmax(-1), "divides by zero"),
+        (lambda x, t: x.div_(t).softmax(-1), "have changed"),
+        (lambda x, t: (x / t).softmax(-1)[:2], "shape"),
+        (lambda x, t: 1 / 0, "ZeroDivisionError"),
+        (lambda x, t: 3, "a int"),
+    ],
+)
+def test_check_temperature_names_the_mistake(answer, words):
+    said(checks.check_temperature(answer), words)
+
+
+def _mask(x, ids):
+    return torch.zeros(len(x), dtype=torch.bool).scatter(0, torch.tensor(ids), True)
+
+
+def _every_mention(x, ids, s):
+    x = x.clone()
+    for i in ids:
+        x[i] = x[i] / s if x[i] > 0 else x[i] * s
+    return x
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x, ids, s: torch.where(_mask(x, ids), x / s, x), "negative logit is divided"),
+        (lambda x, ids, s: torch.where(_mask(x, ids), x * s, x), "positive logit is multiplied"),
+        (lambda x, ids, s: torch.where(_mask(x, ids), x - s, x), "subtracted"),
+        (lambda x, ids, s: torch.where(x > 0, x / s, x * s), "every token"),
+        (lambda x, ids, s: penalize(x[None], ~_mask(x, ids)[None], s)[0], "wrong way round"),
+        (lambda x, ids, s: x.clone(), "nothing has changed"),
+        (_every_mention, "three times"),
+        (lambda x, ids, s: torch.where(_mask(x, ids), x * 0, x), "became"),
+        (lambda x, ids, s: x.mul_(s), "have changed"),
+        (lambda x, ids, s: _mask(x, ids), "mask"),
+    ],
+)
+def test_check_penalty_names_the_mistake(answer, words):
+    said(checks.check_penalty(answer), words)
+
+
+def _k_then(p_part):
+    return lambda x, k, p: p_part(keep_top_k(x, k), p)
+
+
+def _drops_crossing(x, p):
+    ordered, order = x.softmax(-1).sort(dim=-1, descending=True)
+    return x.masked_fill(torch.zeros_like(x, dtype=torch.bool).scatter(-1, order, ordered.cumsum(-1) > p), -torch.inf)
+
+
+def _drops_crossing_but_the_first(x, p):
+    ordered, order = x.softmax(-1).sort(dim=-1, descending=True)
+    dropped = ordered.cumsum(-1) > p
+    dropped[:, 0] = False
+    return x.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -torch.inf)
+
+
+def _unsorted(x, p):
+    ordered = x.softmax(-1).sort(dim=-1, descending=True).values
+    return x.masked_fill(ordered.cumsum(-1) - ordered >= p, -torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x, k, p: keep_top_p(keep_top_k(x, k + 1), p), "off by one"),
+        (lambda x, k, p: x.masked_fill(x <= x.topk(k).values[:, -1:], -torch.inf), "off by one"),
+        (lambda x, k, p: x.masked_fill(x < x.topk(k).values[:, -1:], 0.0), "e^0 = 1"),
+        (lambda x, k, p: x.masked_fill(x < x[0].topk(k).values[-1], -torch.inf), "first row"),
+        (lambda x, k, p: x.clone(), "nothing is dropped"),
+        (lambda x, k, p: x.masked_fill(x < x.mean(), -torch.inf), "largest"),
+        (lambda x, k, p: x >= x.topk(k).values[:, -1:], "mask"),
+        (_k_then(_drops_crossing), "BEFORE"),
+        (_k_then(_drops_crossing_but_the_first), "BEFORE"),
+        (_k_then(_unsorted), "scatter"),
+        (_k_then(lambda x, p: x.masked_fill(x.softmax(-1) < 1 - p, -torch.inf)), "running sum"),
+        (_k_then(lambda x, p: x), "top-p: with p=0.7 nothing"),
+        (_k_then(lambda x, p: keep_top_k(x, 5 if p == 1 else 4)), "should keep"),
+        (lambda x, k, p: keep_top_k(keep_top_p(x, p), k), "softmax again"),
+        (lambda x, k, p: x if k < 3 else 1 / 0, "nothing is dropped"),
+    ],
+)
+def test_check_top_k_top_p_names_the_mistake(answer, words):
+    said(checks.check_top_k_top_p(answer), words)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda rows: 2 ** torch.cat(rows).mean(), "base is e"),
+        (lambda rows: torch.cat(rows).exp().mean(), "every token's"),
+        (lambda rows: sum(row.mean().exp() for row in rows) / len(rows), "rows' perplexities"),
+        (lambda rows: math.exp(sum(float(row.mean()) for row in rows) / len(rows)), "short row"),
+        (lambda rows: torch.cat(rows).mean(), "loss itself"),
+        (lambda rows: torch.cat(rows).sum().exp(), "summed"),
+        (lambda rows: (-torch.cat(rows).mean()).exp(), "one over"),
+        (lambda rows: 12.0, "yours is 12"),
+        (lambda rows: torch.cat(rows).exp(), "one number"),
+        (lambda rows: "many", "one number"),
+    ],
+)
+def test_check_perplexity_names_the_mistake(answer, words):
+    said(checks.check_perplexity(answer), words)
+
+
+# --- writing a text -----------------------------------------------------------------------------------------------
+
+
+def test_write_gives_the_text_that_generate_gives(pair):
+    model, tokenizer = pair
+    settings = {"max_new_tokens": 20, "temperature": 0.8, "seed": 3}
+    steps = list(writing.write(model, tokenizer, PROMPTS[0], **settings))
+    ids = list(generate(model, encode_prompt(tokenizer, PROMPTS[0]), stream=True, **settings))
+    assert steps[0].tokens == 0 and steps[0].state == "writing"
+    assert steps[-1].tokens == len(ids)
+    assert steps[-1].state == ("ended" if ids[-1] == 2 else "full")
+    assert steps[-1].text == tokenizer.decode(ids)
+    assert all(b.text.startswith(a.text) for a, b in pairwise(steps))
+
+
+def test_write_says_that_the_model_ended_the_text(pair):
+    model, tokenizer = pair
+    model = MiniMindLM(model.config).eval()
+    with torch.no_grad():
+        model.output.weight.zero_()
+        model.output.weight[2] = 1.0  # every final vector with a positive sum scores </s> highest, else it's a tie at 0
+        model.norm.weight.fill_(1.0)
+    steps = list(writing.write(model, tokenizer, "", max_new_tokens=5, temperature=0.0))
+    assert steps[-1].state in ("ended", "full")
+    if steps[-1].state == "ended":
+        assert "</s>" not in steps[-1].text
+
+
+def test_an_error_is_a_state(pair):
+    model, tokenizer = pair
+    *_, last = writing.write(model, tokenizer, "天空", temperature=-1.0)
+    assert last.state == "failed" and "temperature=-1.0" in last.error and "Error" not in last.error
+    *_, last = writing.write(None, tokenizer, "天空")
+    assert last.state == "failed" and last.error.startswith("AttributeError")
+    assert "That did not work" in writing.progress_html(last)
+
+
+def test_stop_takes_no_further_token(pair):
+    model, tokenizer = pair
+    stop = threading.Event()
+    steps = writing.write(model, tokenizer, "天空", stop, max_new_tokens=50, eos_token_id=None)
+    for _ in range(4):
+        before = next(steps)
+    stop.set()
+    (last,) = steps
+    assert last.state == "stopped" and last.tokens == before.tokens == 3 and last.text == before.text
+
+
+class Slow(MiniMindLM):
+    """A model that takes its time, and counts how many threads are in it at once."""
+
+    inside = most = calls = 0
+
+    def forward(self, *args, **kwargs):
+        type(self).inside += 1
+        type(self).most = max(self.most, self.inside)
+        type(self).calls += 1
+        time.sleep(0.02)
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            type(self).inside -= 1
+
+
+@pytest.fixture
+def slow(pair):
+    model, tokenizer = pair
+    Slow.inside = Slow.most = Slow.calls = 0
+    copy = Slow(model.config).eval()
+    copy.load_state_dict(model.state_dict())
+    return copy, tokenizer
+
+
+def until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def test_the_writer_stops_at_once_and_says_so(slow):
+    seen = []
+    writer = writing.Writer(*slow, seen.append)
+    writer.start("天空", max_new_tokens=500, eos_token_id=None)
+    until(lambda: seen and seen[-1].tokens >= 3)
+    writer.stop()
+    assert writer.wait(5)
+    assert seen[-1].state == "stopped" and seen[-1].tokens < 100
+    number = len(seen)
+    time.sleep(0.1)
+    assert len(seen) == number and not writer.running
+
+
+def test_a_second_start_replaces_the_first_and_they_never_compute_together(slow):
+    seen = []
+    writer = writing.Writer(*slow, seen.append)
+    writer.start("天空", max_new_tokens=500, eos_token_id=None)
+    until(lambda: seen and seen[-1].tokens >= 2)
+    for _ in range(3):
+        writer.start("大海", max_new_tokens=6, eos_token_id=None)
+    assert writer.wait(10)
+    assert Slow.most == 1
+    first_new = next(i for i, step in enumerate(seen) if step.prompt == "大海")
+    assert all(step.prompt == "大海" for step in seen[first_new:])
+    assert [step.state for step in seen if step.state != "writing"] == ["full"] and seen[-1].tokens == 6
+
+
+def test_a_cleared_text_shows_nothing_more(slow):
+    seen = []
+    writer = writing.Writer(*slow, seen.append)
+    writer.start("天空", max_new_tokens=500, eos_token_id=None)
+    until(lambda: seen and seen[-1].tokens >= 2)
+    writer.forget()
+    number = len(seen)
+    assert writer.wait(5)
+    assert len(seen) == number
+
+
+def test_text_is_escaped_everywhere():
+    for state in ("writing", "ended", "full", "stopped", "failed"):
+        html = writing.progress_html(writing.Progress(NASTY, NASTY, 3, 1.0, state, NASTY))
+        assert "<img" not in html and html.count("&lt;img") == 3 and html.count("</div>") in (2, 3)
+    assert "Press Continue" in writing.progress_html(None)
+    html = plots.bars_html([NASTY, "\n"], [0.5, 0.2], [0.0, 0.9], NASTY)
+    assert "<img" not in html and "dropped" in html and "⏎" in html
+    assert "<img" not in plots.tokens_by_loss({NASTY: ([NASTY], [1.0])}, 5.0).data
+
+
+def test_status_says_how_it_ended_and_how_fast():
+    line = writing.status_line(writing.Progress("a", "b", 30, 2.0, "stopped"))
+    assert line.startswith("stopped") and "30 tokens in 2.0 s, 15 a second" in line
+    assert writing.status_line(writing.Progress("a")) == "writing …"
+
+
+def parts(widget):
+    found = [widget]
+    for child in getattr(widget, "children", ()):
+        found += parts(child)
+    return found
+
+
+def named(box, description):
+    return next(part for part in parts(box) if getattr(part, "description", None) == description)
+
+
+def test_the_widget_writes_stops_and_clears(slow):
+    box = writing.continuation_widget(*slow)
+    page = next(part for part in parts(box) if isinstance(part, widgets.HTML))
+    prompt, halt = named(box, "Prompt"), named(box, "Stop")
+    assert halt.disabled
+    for text in PROMPTS:
+        named(box, text).click()
+        assert prompt.value == text
+    prompt.value, named(box, "new tokens").value = "<b>天空", 400
+    named(box, "temperature").value = 2.0
+    named(box, "Continue").click()
+    until(lambda: " tokens in " in page.value)
+    assert not halt.disabled and "&lt;b&gt;天空" in page.value and "<b>天空" not in page.value
+    halt.click()
+    until(lambda: "stopped ·" in page.value)
+    until(lambda: halt.disabled)
+    calls = Slow.calls
+    time.sleep(0.1)
+    assert Slow.calls == calls
+    named(box, "Clear").click()
+    assert "Press Continue" in page.value
+    prompt._handle_custom_msg({"event": "submit"}, [])  # Enter in the prompt
+    until(lambda: " tokens in " in page.value)
+    named(box, "Clear").click()
+    until(lambda: not Slow.inside)
+    assert "Press Continue" in page.value and halt.disabled
+
+
+def test_the_sliders_allow_only_what_generate_allows(pair):
+    model, tokenizer = pair
+    for name, slider in writing.setting_sliders().items():
+        for value in (slider.min, slider.max):
+            generate(model, encode_prompt(tokenizer, "天"), **{"max_new_tokens": 1, name: value})
+
+
+# --- bars ---------------------------------------------------------------------------------------------------------
+
+
+def test_distribution_is_what_sampling_draws_from(pair):
+    model, tokenizer = pair
+    logits, seen = bars.next_logits(model, tokenizer, "天空是")
+    ids = encode_prompt(tokenizer, "天空是")
+    assert torch.equal(logits, model(ids).logits[0, -1]) and set(ids[0].tolist()) == set(seen.nonzero()[:, 0].tolist())
+    settings = {"temperature": 0.7, "top_k": 9, "top_p": 0.8, "repetition_penalty": 1.3}
+    wanted = next_token_logits(logits[None], seen[None], **settings).softmax(-1)[0]
+    assert torch.equal(bars.distribution(logits, seen, **settings), wanted)
+    html = bars.sampling_html(tokenizer, logits, seen, **settings)
+    assert f"{int((wanted > 0).sum())} of 300 tokens" in html and "dropped" in html
+
+
+def test_undecided_prompt_prefers_an_open_question(pair):
+    model, tokenizer = pair
+    prompts = ["天空是", "大海", "天空是天空是天空是"]
+    chosen = bars.undecided_prompt(model, tokenizer, prompts)
+    assert chosen in prompts
+    assert bars.undecided_prompt(model, tokenizer, prompts[::-1]) == chosen
+
+
+def test_bits():
+    assert bars.bits(torch.full((8,), 1 / 8)) == pytest.approx(3)
+    assert bars.bits(torch.tensor([1.0, 0.0])) == 0
+
+
+def test_the_bars_move_and_errors_show(pair):
+    model, tokenizer = pair
+    box = bars.sampling_widget(model, tokenizer, "天空是")
+    page = next(part for part in parts(box) if isinstance(part, widgets.HTML))
+    seen = {page.value}
+    for description, value in (
+        ("temperature", 0.0),
+        ("temperature", 1.5),
+        ("top-k (0: off)", 3),
+        ("top-p (1: off)", 0.5),
+        ("repetition penalty", 2.0),
+    ):
+        named(box, description).value = value
+        assert page.value not in seen, description
+        seen.add(page.value)
+    named(box, "Prompt").value = "大海"
+    assert page.value not in seen
+    named(box, "Prompt").value = "\ud800"  # half a surrogate pair: no tokenizer takes it
+    assert "Error" in page.value
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_scale_and_repeated_share():
+    assert plots.scale_for([0.09], [0.2]) == 0.25 and plots.scale_for([0.7]) == 1.0 and plots.scale_for() == 0.01
+    assert plots.repeated_share([1, 2, 3]) == 0
+    assert plots.repeated_share(list(range(20))) == 0
+    assert plots.repeated_share([7] * 13) == pytest.approx(0.9)
+
+
+def test_loss_by_position_averages_in_doubling_bins():
+    positions = np.repeat([1, 2, 3, 4, 5, 8, 9], 20)
+    centres, means = plots.loss_by_position(positions, positions.astype(float))
+    assert means.tolist() == [1, 2, 3.5, 6.5, 9] and centres[0] == pytest.approx(1) and 3 < centres[2] < 4
+    assert len(plots.loss_by_position(positions, positions, least=21)[0]) == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_are_drawn_without_a_warning_and_closed():
+    from matplotlib import pyplot as plt
+
+    from minimind_core.plots.style import use_course_style
+
+    use_course_style()
+    plots_before = plt.get_fignums()
+    labels, before = ["世界", "，", "⟨e8⟩⟨80⟩", "\n"], [0.4, 0.3, 0.2, 0.05]
+    ramp = np.linspace(6, 4, 30)
+    for figure in (
+        plots.plot_next_tokens(labels, before, "title", truth=1),
+        plots.plot_settings(labels, before, {"a": [0.9, 0.1, 0, 0], "b": before}),
+        plots.plot_repetition({"a": [1, 2, 1, 2, 1, 2], "b": list(range(6))}),
+        plots.plot_step_times({"a": [0.01] * 20, "b": list(np.linspace(0.01, 0.1, 20))}),
+        plots.plot_held_out({"a": 8.0, "b": 5.0, "c": 4.0}, ramp, np.arange(30), np.arange(30) % 7),
+    ):
+        figure.savefig("/dev/null", format="png")
+    assert plt.get_fignums() == plots_before
