@@ -12,7 +12,8 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ KEPT_STATES = 2
 
 def atomic_write(path: str | Path, data: bytes) -> None:
     """Write `data` beside `path`, flush it to disk, and rename it: readers see the old file or the new, never half."""
+    with staged(path, data):
+        pass
+
+
+@contextmanager
+def staged(path: str | Path, data: bytes) -> Iterator[None]:
+    """Write `data` beside `path` on entering, and rename it on leaving; an error in between leaves `path` as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -41,6 +49,7 @@ def atomic_write(path: str | Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        yield
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -69,7 +78,8 @@ def save_weights(
     """Write the model's state_dict (float32, on CPU) to `path`, which MiniMind's eval_model.py loads as it is.
 
     The configuration, a sha256 of the file and `facts` go to config.json in the folder beside it, the tokenizer too.
-    config.json is written first and names the old file's sum as well, so the pair is valid at any moment.
+    Both are on the disk before either is renamed, and config.json names the old weights' sum as well, so the pair is
+    valid at any moment.
     """
     path = Path(path)
     if path.is_dir():
@@ -78,16 +88,15 @@ def save_weights(
     data = to_bytes({key: value.detach().to("cpu", torch.float32) for key, value in model.state_dict().items()})
     if tokenizer is not None:
         save_tokenizer(tokenizer, run_folder(path))
-    known = read_facts(path) or {}
     about = {
         **(facts or {}),
         "format": FORMAT,
         "model": model.config.to_dict(),
         "weights_sha256": hashlib.sha256(data).hexdigest(),
-        "previous_weights_sha256": known.get("weights_sha256"),
+        "previous_weights_sha256": file_sha256(path) if path.exists() else None,
     }
-    atomic_write(run_folder(path) / "config.json", json.dumps(about, indent=1, ensure_ascii=False).encode())
-    atomic_write(path, data)
+    with staged(path, data):
+        atomic_write(run_folder(path) / "config.json", json.dumps(about, indent=1, ensure_ascii=False).encode())
 
 
 def to_bytes(value: Any) -> bytes:
@@ -121,7 +130,7 @@ def read_torch_file(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch errors of many kinds
-        text = str(error)
+        text = str(error) or type(error).__name__
         if "weights_only" in text or "Unsupported" in text:
             raise CheckpointError(
                 f"{shown(path)} holds more than tensors and could execute code when read; it was not read."
@@ -205,7 +214,11 @@ def _plain_state(state: Any, path: Path) -> dict[str, Tensor]:
         )
     plain.pop("pos_cis", None)  # a table that older MiniMind files carry along
     if "output.weight" in plain:
-        plain.setdefault("tok_embeddings.weight", plain["output.weight"])
+        embedding = plain.setdefault("tok_embeddings.weight", plain["output.weight"])
+        if embedding.shape == plain["output.weight"].shape and not torch.equal(embedding, plain["output.weight"]):
+            raise CheckpointError(
+                f"{shown(path)}: tok_embeddings.weight and output.weight differ; this model has one matrix for both."
+            )
     return plain
 
 

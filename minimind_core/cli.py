@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
+from typing import Any
 
 from .config import ModelConfig, TrainConfig
 from .errors import CourseError
@@ -73,3 +74,11 @@ def _help(field: Field) -> str:
     text = field.metadata["help"].replace("%", "%%")
     known = field.default is not MISSING and field.default is not None
     return f"{text} [{field.default}]" if known else text
+
+
+def parse_flags(argv: list[str] | None, prog: str, description: str) -> dict[str, Any]:
+    """The flags that were given, by name."""
+    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    add_flags(parser, TrainConfig)
+    add_flags(parser, ModelConfig)
+    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import PurePath
 from typing import Any
 
 from .errors import ConfigError
@@ -44,6 +45,13 @@ def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{name}={value!r}: True or False is needed, this is a {type(value).__name__}.")
     return value
+
+
+def _text(name: str, value: Any) -> str:
+    """`value` as text; a path is taken too."""
+    if not isinstance(value, (str, PurePath)) or not str(value):
+        raise ConfigError(f"{name}={value!r}: a text or a path is needed, this is a {type(value).__name__}.")
+    return str(value)
 
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
@@ -195,6 +203,10 @@ class TrainConfig:
         _choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         for name in ("use_wandb", "resume"):
             _flag(name, getattr(self, name))
+        for name in ("out_dir", "data_path", "valid_path", "tokenizer", "wandb_project"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _text(name, getattr(self, name)))
+        _text("wandb_project", self.wandb_project)
         kind, _, index = self.device.partition(":") if isinstance(self.device, str) else ("", "", "")
         if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
             raise ConfigError(f"device={self.device!r}: allowed are auto, cpu, cuda, cuda:0 (or another number), mps.")

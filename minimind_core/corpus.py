@@ -60,6 +60,8 @@ def iter_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[int,
     Raises CorpusError, naming file and line, for anything that is not `{"text": "…"}`.
     """
     path = existing_file(path)
+    if limit is not None and limit <= 0:
+        return
     rows = 0
     try:
         with open(path, "rb") as file:
@@ -98,12 +100,12 @@ def _text_of(path: Path, number: int, raw: bytes) -> str:
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{where}: not UTF-8 (byte {error.start}: 0x{raw[error.start]:02x}). {_looks_like(raw)}"
-        ) from None
+        gbk = _is_gbk(raw) and "end of data" not in error.reason
+        kind = "It looks like GBK: save it as UTF-8." if gbk else _looks_like(raw)
+        raise CorpusError(f"{where}: not UTF-8 (byte {error.start}: 0x{raw[error.start]:02x}). {kind}") from None
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # a number of thousands of digits is a ValueError too
         raise CorpusError(f"{where}: not a JSON object: {line.strip()[:60]!r}. {_looks_like(raw)}") from None
     if not isinstance(row, dict):
         raise CorpusError(f'{where}: a {type(row).__name__}, where {{"text": "…"}} is needed.')
@@ -119,6 +121,13 @@ def _text_of(path: Path, number: int, raw: bytes) -> str:
     except UnicodeEncodeError:
         raise CorpusError(f'{where}: "text" holds half of a character (a lone surrogate); remove the line.') from None
     return text
+
+
+def _is_gbk(raw: bytes) -> bool:
+    try:
+        return any("\u4e00" <= character <= "\u9fff" for character in raw.decode("gb18030"))
+    except UnicodeDecodeError:
+        return False
 
 
 def _looks_like(raw: bytes) -> str:

@@ -43,12 +43,15 @@ class PretrainDataset(Dataset):
         self.corpus = path if isinstance(path, EncodedCorpus) else encode_corpus(path, tokenizer)
         self.max_length = max_length
         self.as_minimind = as_minimind
+        self.split = split
         self.rows = rows_of(self.corpus, split)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if index is None:
+            return blank(self[0])
         ids = self.ids(index)
         length = min(len(ids), self.max_length)
         padded = torch.full((self.max_length,), PAD_ID, dtype=torch.int64)
@@ -61,12 +64,16 @@ class PretrainDataset(Dataset):
             mask = (torch.arange(self.max_length) < length).to(torch.int64)
         return padded[:-1], padded[1:], mask[1:]
 
+    def corpus_rows(self, index: int) -> list[int]:
+        """Which row of the corpus (numbered from 1) an item is, as a list of one."""
+        return [int(self.rows[index]) + 1]
+
     def ids(self, index: int) -> np.ndarray:
         """The row's ids before cutting and padding, (length,) int64."""
         row = int(self.rows[index])
         ids = self.corpus.row(row)
-        if not self.as_minimind:
-            return ids
+        if not self.as_minimind:  # blanks outside the outer markers are left out
+            return ids[np.argmax(ids == BOS_ID) : len(ids) - np.argmax(ids[::-1] == EOS_ID)]
         added = int(self.corpus.added[row])
         bare = ids[bool(added & ADDED_BOS) : len(ids) - bool(added & ADDED_EOS)]
         return np.concatenate([[BOS_ID], bare, [EOS_ID]])
@@ -94,6 +101,7 @@ class PackedDataset(Dataset):
         self.corpus = path if isinstance(path, EncodedCorpus) else encode_corpus(path, tokenizer)
         self.block_length = block_length
         self.seed = seed
+        self.split = split
         starts = self.corpus.segments
         lengths = np.diff(starts, append=self.corpus.offsets[-1]).astype(np.int32)
         if split != "all":
@@ -116,7 +124,9 @@ class PackedDataset(Dataset):
     def __len__(self) -> int:
         return max(1, self.total // self.block_length)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if index is None:
+            return blank(self[0])
         if not 0 <= index < len(self):
             raise IndexError(f"block {index} of {len(self)}")
         block = torch.from_numpy(self._read(index * self.block_length, self.block_length + 1))
@@ -135,10 +145,23 @@ class PackedDataset(Dataset):
             start, length = start + take, length - take
         return np.concatenate(found).astype(np.int64)
 
+    def corpus_rows(self, index: int) -> list[int]:
+        """Which rows of the corpus (numbered from 1) a block of this epoch takes its text from, sorted."""
+        first = index * self.block_length
+        ends = np.searchsorted(self.ends, [first, min(first + self.block_length, self.total - 1)], side="right")
+        starts = self.starts[ends[0] : ends[1] + 1]
+        return np.unique(np.searchsorted(self.corpus.offsets, starts, side="right")).tolist()
+
     def segments_end(self, segment: int) -> int:
         """Where a segment of this epoch's order ends in the corpus."""
         before = int(self.ends[segment - 1]) if segment else 0
         return int(self.starts[segment]) + int(self.ends[segment]) - before
+
+
+def blank(row: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A row that counts nowhere: a process without a row of its own works on it, so that no other waits in vain."""
+    X, Y, loss_mask = row
+    return X, Y, torch.zeros_like(loss_mask)
 
 
 def rows_of(corpus: EncodedCorpus, split: str) -> np.ndarray:
@@ -155,7 +178,7 @@ def rows_of(corpus: EncodedCorpus, split: str) -> np.ndarray:
     return rows
 
 
-class EpochBatches(Sampler[list[int]]):
+class EpochBatches(Sampler[list]):
     """Which rows make up each micro-batch of an epoch: in order or in a seeded shuffle, from any micro-batch on.
 
     Yields lists of row numbers. The order depends on (seed, epoch) alone, so a resumed run meets the same rows.
@@ -188,11 +211,19 @@ class EpochBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return -(-self.used // (self.batch_size * self.world))
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def order(self) -> np.ndarray:
+        """The rows in this epoch's order, (rows,) int64."""
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.rows)
-        else:
-            order = np.arange(self.rows)
+            return np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.rows)
+        return np.arange(self.rows)
+
+    def batch(self, order: np.ndarray, number: int) -> list[int]:
+        """Rows of micro-batch `number` that this process takes; empty where a last batch has fewer than processes."""
         step = self.batch_size * self.world
-        for start in range(self.first_batch * step, self.used, step):
-            yield order[start : min(start + step, self.used)][self.rank :: self.world].tolist()
+        start = number * step
+        return order[start : min(start + step, self.used)][self.rank :: self.world].tolist()
+
+    def __iter__(self) -> Iterator[list[int | None]]:
+        order = self.order()
+        for number in range(self.first_batch, len(self)):
+            yield self.batch(order, number) or [None]

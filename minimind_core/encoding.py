@@ -192,8 +192,8 @@ def _encode_into(folder: Path, path: Path, tokenizer: Tokenizer) -> dict:
 def with_markers(text: str) -> tuple[str, int]:
     """A row with the markers that it lacks at its ends, and which were added (bits ADDED_BOS, ADDED_EOS)."""
     flags = 0
-    if not text.startswith(BOS):
+    if not text.lstrip().startswith(BOS):
         text, flags = BOS + text, flags | ADDED_BOS
-    if not text.endswith(EOS):
+    if not text.rstrip().endswith(EOS):
         text, flags = text + EOS, flags | ADDED_EOS
     return text, flags

@@ -107,11 +107,19 @@ def _prompts(given: list[str] | None):
     if not (sys.stdin and sys.stdin.isatty()):
         yield from PROMPTS
         return
-    if input("[0] the seven prompts\n[1] type your own\n") != "1":
+    if _ask("[0] the seven prompts\n[1] type your own\n") != "1":
         yield from PROMPTS
         return
-    while prompt := input("👶: "):
+    while prompt := _ask("👶: "):
         yield prompt
+
+
+def _ask(question: str) -> str:
+    """What is typed; nothing at the end of the input (Ctrl-D)."""
+    try:
+        return input(question)
+    except EOFError:
+        return ""
 
 
 if __name__ == "__main__":

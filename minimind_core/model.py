@@ -99,8 +99,9 @@ class MiniMindLM(nn.Module):
     def _rotary(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines for positions [start, end); the table grows when a text passes max_seq_len."""
         if end > len(self.rotary_cos):
-            longer = rotary_angles(self.config.head_dim, 2 * end, self.config.rope_theta)
-            self.rotary_cos, self.rotary_sin = (table.to(self.rotary_cos.device) for table in longer)
+            with torch.inference_mode(False):  # a table made in inference mode could not be used in training later
+                longer = rotary_angles(self.config.head_dim, 2 * end, self.config.rope_theta)
+                self.rotary_cos, self.rotary_sin = (table.to(self.rotary_cos.device) for table in longer)
         return self.rotary_cos[start:end], self.rotary_sin[start:end]
 
     def _check(self, input_ids: Tensor, past: tuple[LayerCache, ...] | None) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -17,7 +18,7 @@ from .checkpoint import weights_path
 from .config import PROFILES, RECIPES, ModelConfig, Recipe, TrainConfig, profile_for
 from .corpus import default_corpus, existing_file
 from .dataset import EpochBatches, PackedDataset, PretrainDataset
-from .encoding import EncodedCorpus, encode_corpus
+from .encoding import ADDED_BOS, ADDED_EOS, EncodedCorpus, encode_corpus
 from .errors import ConfigError
 from .paths import SAMPLE, SAMPLE_VALID, out_dir, shown
 from .precision import describe_device, pick_device, pick_dtype
@@ -38,6 +39,7 @@ class RunPlan:
     train_set: PretrainDataset | PackedDataset
     held_out: PretrainDataset | None
     weights: Path
+    rows_per_epoch: int
     iter_per_epoch: int
     total_steps: int
     updates: int
@@ -45,11 +47,13 @@ class RunPlan:
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Tokens that an epoch is trained on, padding not counted (before rows are cut at max_seq_len)."""
+        """Tokens that an epoch is trained on, padding not counted."""
         if isinstance(self.train_set, PackedDataset):
-            return len(self.train_set) * self.train_set.block_length
-        offsets = self.corpus.offsets
-        lengths = (offsets[1:] - offsets[:-1])[self.train_set.rows]
+            return self.rows_per_epoch * self.train_set.block_length
+        lengths = np.diff(self.corpus.offsets)[self.train_set.rows]
+        if self.train_set.as_minimind:  # two markers are added, whatever a row has
+            added = self.corpus.added[self.train_set.rows]
+            lengths = lengths + 2 - (added & ADDED_BOS) // ADDED_BOS - (added & ADDED_EOS) // ADDED_EOS
         return int(lengths.clip(max=self.model.max_seq_len).sum() - len(lengths))
 
     def identity(self) -> dict[str, Any]:
@@ -59,6 +63,7 @@ class RunPlan:
             "model": self.model.to_dict(),
             "tokenizer": self.corpus.tokenizer_sha256,
             "corpus": self.corpus.sha256,
+            "training rows": self.train_set.split,
             "dtype": str(self.dtype).removeprefix("torch."),
             **{name: getattr(self.train, name) for name in (*kept, "warmup_iters", "seed")},
         }
@@ -96,7 +101,8 @@ def plan_run(world_size: int = 1, local_rank: int = 0, profile: str | None = Non
     train = TrainConfig.from_dict(train.to_dict() | {"epochs": train.epochs or 1, "data_path": str(path)})
     train_set, held_out = _pick_rows(train, model, corpus, path, tokenizer, notes)
     packed = RECIPES[train.recipe].rows == "packed"
-    iter_per_epoch = len(EpochBatches(len(train_set), train.batch_size, False, whole_only=packed, world=world_size))
+    batches = EpochBatches(len(train_set), train.batch_size, False, whole_only=packed, world=world_size)
+    iter_per_epoch = len(batches)
     per_epoch = -(-iter_per_epoch // train.accumulation_steps)
     updates, total_steps = per_epoch * train.epochs, iter_per_epoch * train.epochs
     if train.max_steps is not None:
@@ -116,6 +122,7 @@ def plan_run(world_size: int = 1, local_rank: int = 0, profile: str | None = Non
         train_set=train_set,
         held_out=held_out,
         weights=weights_path(folder, model.dim, model.use_moe),
+        rows_per_epoch=batches.used,
         iter_per_epoch=iter_per_epoch,
         total_steps=total_steps,
         updates=updates,

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
-from .cli import friendly
+from .cli import friendly, parse_flags
 from .config import ModelConfig
 from .model import MiniMindLM, parameter_count
 from .optim import build_optimizer
 from .paths import dataset_dir, out_dir, shown
-from .plan import RunPlan
+from .plan import RunPlan, plan_run
 from .precision import autocast_context, describe_device, make_scaler, pick_device, pick_dtype
 from .training import Hooks, train_epoch
 
@@ -131,11 +131,9 @@ def machine_report() -> list[str]:
 @friendly
 def main(argv: list[str] | None = None) -> int:
     """Print the machine's report and the estimate for a run with the given flags (those of train_pretrain)."""
-    from .train_pretrain import parse
-
-    given = parse(argv, "python -m minimind_core.preflight", "Says what this machine is and what a run would need.")
-    from .plan import plan_run
-
+    given = parse_flags(
+        argv, "python -m minimind_core.preflight", "Says what this machine is and what a run would need."
+    )
     print("\n".join(machine_report()))
     plan = plan_run(**given)
     print("\n".join(plan.notes))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .paths import out_dir, shown
 
 UNK_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 0
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
+_MARKER = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 TRAINING_SAMPLE_CHARACTERS = 40_000_000  # enough for 6,400 tokens; bounds memory on a 1.6 GB corpus
 
 
@@ -42,7 +44,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    # Encoding splits markers off first, so a merge across one could never be used: training does the same.
+    tokenizer.train_from_iterator((part for text in texts for part in _MARKER.split(text) if part), trainer)
     return check_tokenizer(tokenizer, "the trained tokenizer")
 
 

@@ -6,29 +6,19 @@ suits the device. It says what it chose, what the run needs and how long it take
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from typing import Any
 
-from .cli import add_flags, friendly
-from .config import ModelConfig, TrainConfig
+from .cli import friendly, parse_flags
 
 SLOW_RUN_HOURS = 6.0
-
-
-def parse(argv: list[str] | None, prog: str, description: str) -> dict[str, Any]:
-    """The flags that were given, by name."""
-    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
-    add_flags(parser, TrainConfig)
-    add_flags(parser, ModelConfig)
-    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
 
 @friendly
 def main(argv: list[str] | None = None) -> int:
     """Plan, say what will happen, train, say where the weights are."""
-    given = parse(
+    given = parse_flags(
         argv,
         "python -m minimind_core.train_pretrain",
         "Pretrain MiniMind. A flag that isn't given comes from the device's profile, or from the seed's defaults when "

@@ -112,6 +112,7 @@ class Trainer(Hooks):
         self._window: list[tuple[Tensor, Tensor, Tensor]] = []
         self._log_losses: list[float] = []
         self._updating = False
+        self._random: dict[str, Tensor] | None = None  # as they were after the last update
         self._eval_every = train.eval_interval or max(1, plan.updates // 20)
         self._snapshots = {max(1, round(plan.updates * share)) for share in SNAPSHOT_SHARES}
 
@@ -156,10 +157,9 @@ class Trainer(Hooks):
         )
 
     def _first_look(self) -> None:
-        if self.step == 0:
+        if self._random is None:
             self._remember_boundary()
-            if self.last_held_out is None:
-                self._judge()
+            self._judge()
 
     # --- hooks of the loop --------------------------------------------------------------------------------------
 
@@ -189,9 +189,19 @@ class Trainer(Hooks):
             raise TrainingError(
                 f"update {self.step + 1} (epoch {epoch + 1}, micro-step {step}): loss {loss}, learning rate {lr:.6g}, "
                 f"gradient norm {self._row['grad_norm']}. The run stopped before this update was applied; the weights "
-                f"of update {self.step} are kept. Try a lower --learning_rate, and look at the rows of this batch."
+                f"of update {self.step} are kept. Try a lower --learning_rate, and look at the text that it was "
+                f"made of: {self._rows_of_update(step)}."
             )
         self._updating = True
+
+    def _rows_of_update(self, step: int) -> str:
+        """The corpus rows in the micro-batches of the update that ends with micro-step `step`, in words."""
+        order = self.batches.order()
+        first = step - step % self.accumulation_steps
+        items = [item for number in range(first, step + 1) for item in self.batches.batch(order, number)]
+        rows = sorted({row for item in items for row in self.plan.train_set.corpus_rows(item)})
+        shown_rows = ", ".join(map(str, rows[:40])) + (f" and {len(rows) - 40} more" if len(rows) > 40 else "")
+        return f"rows {shown_rows} of {shown(self.plan.corpus.path)}"
 
     def after_update(self, epoch: int, step: int) -> None:
         self._updating = False
@@ -287,6 +297,9 @@ class Trainer(Hooks):
         """Weights, facts and the state to resume from; takes the time, by which the next save is due."""
         if self.last_saved_step == self.step:
             return
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            self.say(f"The weights of update {self.step} are not finite and were not saved; the save before is kept.")
+            return
         started = time.perf_counter()
         if self.files.save(self.model, self._facts(), self.step, self._state()):
             self.last_saved_step = self.step
@@ -365,10 +378,11 @@ class Trainer(Hooks):
 
     def _go_on(self) -> bool:
         """In the same process: back to the last update, where an earlier `fit` stopped."""
-        if self.step:
-            self._set_random(self._random)
-            self.micro_step = self.epoch * self.iter_per_epoch + self.first_step
-        return self.step > 0
+        if self._random is None:
+            return False
+        self._set_random(self._random)
+        self.micro_step = self.epoch * self.iter_per_epoch + self.first_step
+        return True
 
     def _set_random(self, states: dict[str, Tensor]) -> None:
         torch.set_rng_state(states["cpu"])
@@ -388,10 +402,13 @@ class Trainer(Hooks):
                 self._save()
         finally:
             self.files.close()
+        saved = self.last_saved_step == self.step or not self.world.is_main
         if self.step >= self.plan.updates:
-            self.say(f"Done: {self.step} updates, loss {self.last_loss:.3f}; weights in {shown(self.plan.weights)}.")
+            kept = f"weights in {shown(self.plan.weights)}" if saved else "its weights could NOT be saved"
+            self.say(f"Done: {self.step} updates, loss {self.last_loss:.3f}; {kept}.")
         elif self.should_stop:
-            self.say(f"Stopped after update {self.step} of {self.plan.updates}, loss {self.last_loss:.3f}: saved.")
+            kept = "saved" if saved else "NOT saved"
+            self.say(f"Stopped after update {self.step} of {self.plan.updates}, loss {self.last_loss:.3f}: {kept}.")
 
     def _result(self) -> RunResult:
         best = self.best or (None, None)

@@ -139,29 +139,29 @@ def test_a_single_changed_bit_is_noticed(saved):
 
 def test_an_interrupted_save_leaves_a_pair_that_loads(saved, tiny_model, monkeypatch):
     model, path = saved
-    really = checkpoint.atomic_write
+    really = os.replace
 
-    def interrupted(target, data):
+    def interrupted(source, target):
         if Path(target).suffix == ".pth":
             raise KeyboardInterrupt
-        really(target, data)
+        really(source, target)
 
-    monkeypatch.setattr(checkpoint, "atomic_write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        save_weights(tiny_model(seed=9), path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "replace", interrupted)
+        for seed in (8, 9):
+            with pytest.raises(KeyboardInterrupt):
+                save_weights(tiny_model(seed=seed), path)
     assert torch.equal(logits(load_model(path)), logits(model))
+    assert not [p for p in path.parent.iterdir() if p.name.startswith(".")], "nothing half-done is left"
 
 
 def test_a_full_disk_at_several_saves_leaves_a_pair_that_loads(saved, tiny_model, monkeypatch):
     model, path = saved
-    really = checkpoint.atomic_write
 
-    def full(target, data):
-        if Path(target).suffix == ".pth":
-            raise OSError(28, "No space left on device")
-        really(target, data)
+    def full(file):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "atomic_write", full)
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
     for seed in (8, 9):
         with pytest.raises(OSError, match="No space"):
             save_weights(tiny_model(seed=seed), path)

@@ -29,7 +29,7 @@ from minimind_core import eval_model as evaluating
 from minimind_core import preflight as looking
 from minimind_core import train_pretrain as training
 from minimind_core.checkpoint import read_facts
-from minimind_core.cli import friendly
+from minimind_core.cli import friendly, parse_flags
 from minimind_core.paths import PROJECT
 from minimind_core.preflight import spoken_time
 from minimind_core.runs import run_lock
@@ -42,7 +42,7 @@ OWN_FLAGS = "recipe resume valid_path tokenizer max_steps seed"
 
 
 def parsed(*flags: str) -> dict:
-    return training.parse(list(flags), "prog", "words")
+    return parse_flags(list(flags), "prog", "words")
 
 
 def tiny_flags(bench: Bench, out: str, **changes: object) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -168,9 +170,10 @@ def test_an_unknown_split_is_refused(corpus, bytewise):
 
 
 def with_hashes(hashes: np.ndarray) -> EncodedCorpus:
-    empty = np.zeros(0, np.uint16)
     offsets = np.arange(len(hashes) + 1)
-    return EncodedCorpus(Path("c.jsonl"), empty, offsets, empty, hashes.astype(np.uint32), "", "", {})
+    given = {"path": Path("c.jsonl"), "offsets": offsets, "text_hash": hashes.astype(np.uint32), "editions": {}}
+    rest = {field.name: None for field in dataclasses.fields(EncodedCorpus)}
+    return EncodedCorpus(**(rest | given))
 
 
 def test_one_row_in_a_thousand_is_held_out_by_its_text_alone():
@@ -202,54 +205,81 @@ def test_a_corpus_too_small_to_hold_rows_out_says_so(corpus, tiny_tokenizer):
 # --- packed rows --------------------------------------------------------------------------------------------------
 
 
-def stream_of(dataset: PackedDataset, split: str) -> np.ndarray:
-    """All tokens of a split laid end to end, put together row by row."""
-    return np.concatenate([dataset.corpus.row(int(r)) for r in rows_of(dataset.corpus, split)])
+def stream_of(dataset: PackedDataset, split: str) -> list[int]:
+    """All tokens of a split in file order, put together row by row."""
+    return [int(i) for row in rows_of(dataset.corpus, split) for i in dataset.corpus.row(int(row))]
+
+
+def token_by_token(path: Path, tokenizer: Tokenizer, split: str = "all", seed: int = 1337, epoch: int = 0) -> list[int]:
+    """The stream that an epoch's blocks are cut from, read through blocks of one token."""
+    dataset = PackedDataset(path, tokenizer, 1, split, seed)
+    dataset.set_epoch(epoch)
+    return [int(dataset[i][0]) for i in range(len(dataset))]
+
+
+def segments_in(stream: list[int]) -> list[tuple[int, ...]]:
+    """A stream cut before each `<s>`."""
+    starts = [i for i, token in enumerate(stream) if token == 1]
+    return [tuple(stream[a:b]) for a, b in pairwise([*starts, len(stream)])]
 
 
 @pytest.mark.parametrize("split", ["all", "train", "held_out"])
 @pytest.mark.parametrize("block_length", [1, 7, 31, 100])
-def test_packed_blocks_are_the_rows_laid_end_to_end(corpus, tiny_tokenizer, split, block_length):
-    dataset = PackedDataset(corpus(tiny_texts(40)), tiny_tokenizer, block_length, split=split)
-    stream = stream_of(dataset, split)
-    assert dataset.total == len(stream)
+def test_packed_blocks_are_cut_from_one_stream_without_gaps(corpus, tiny_tokenizer, split, block_length):
+    path = corpus(tiny_texts(40))
+    dataset = PackedDataset(path, tiny_tokenizer, block_length, split=split)
+    assert dataset.total == len(stream_of(dataset, split)) and len(dataset) == max(1, dataset.total // block_length)
     for epoch in (0, 1, 5):
         dataset.set_epoch(epoch)
-        turned = np.roll(stream, -dataset.shift)
+        stream = token_by_token(path, tiny_tokenizer, split, epoch=epoch)
         for i in range(len(dataset)):
             X, Y, mask = dataset[i]
-            wanted = np.take(turned, range(i * block_length, (i + 1) * block_length + 1), mode="wrap")
-            assert X.tolist() == wanted[:-1].tolist() and Y.tolist() == wanted[1:].tolist()
+            wanted = np.take(stream, range(i * block_length, (i + 1) * block_length + 1), mode="wrap").tolist()
+            assert X.tolist() == wanted[:-1] and Y.tolist() == wanted[1:]
             assert mask.tolist() == [1] * block_length and X.dtype == mask.dtype == torch.int64
+
+
+def test_the_first_epoch_keeps_the_files_order_and_later_ones_lay_whole_segments_anew(corpus, tiny_tokenizer):
+    path = corpus(tiny_texts(40))
+    first = token_by_token(path, tiny_tokenizer)
+    assert first == stream_of(PackedDataset(path, tiny_tokenizer, 9), "all")
+    orders = {tuple(segments_in(first))}
+    for epoch in (1, 2, 3):
+        segments = segments_in(token_by_token(path, tiny_tokenizer, epoch=epoch))
+        assert sorted(segments) == sorted(segments_in(first))
+        orders.add(tuple(segments))
+    assert len(orders) == 4
 
 
 def test_packed_blocks_train_on_every_token_once_but_for_a_rest_shorter_than_a_block(corpus, tiny_tokenizer):
     dataset = PackedDataset(corpus(tiny_texts(40)), tiny_tokenizer, 13)
-    targets = Counter(int(t) for i in range(len(dataset)) for t in dataset[i][1])
-    tokens = Counter(stream_of(dataset, "all").tolist())
-    assert not targets - tokens and 0 <= (tokens - targets).total() < 13
+    for epoch in (0, 3):
+        dataset.set_epoch(epoch)
+        targets = Counter(int(t) for i in range(len(dataset)) for t in dataset[i][1])
+        tokens = Counter(stream_of(dataset, "all"))
+        assert not targets - tokens and 0 <= (tokens - targets).total() < 13
 
 
-def test_held_out_rows_are_absent_from_packed_training_rows(corpus, tiny_tokenizer):
-    path = corpus(tiny_texts(40))
-    train = PackedDataset(path, tiny_tokenizer, 9, split="train")
+def test_held_out_rows_are_absent_from_packed_training_rows_in_every_epoch(corpus, tiny_tokenizer):
+    path = corpus([f"<s>第{n}段</s> <s>另{n}段</s>" for n in range(40)])
     held_out = PretrainDataset(path, tiny_tokenizer, split="held_out")
-    text = tiny_tokenizer.decode(stream_of(train, "train").tolist(), skip_special_tokens=False)
-    for i in range(len(held_out)):
-        assert tiny_tokenizer.decode(held_out.ids(i).tolist(), skip_special_tokens=False) not in text
+    for epoch in (0, 1, 2):
+        segments = set(segments_in(token_by_token(path, tiny_tokenizer, "train", epoch=epoch)))
+        bare = {segment[: segment.index(2) + 1] for segment in segments}
+        assert len(held_out) >= 4 and len(bare) == 2 * (40 - len(held_out))
+        for i in range(len(held_out)):
+            ids = held_out.ids(i).tolist()
+            assert tuple(ids[: ids.index(2) + 1]) not in bare
 
 
-def test_cuts_move_with_the_epoch_and_depend_on_seed_and_epoch_alone(corpus, tiny_tokenizer):
+def test_the_order_of_segments_depends_on_seed_and_epoch_alone(corpus, tiny_tokenizer):
     path = corpus(tiny_texts(40))
-
-    def shift(seed: int, *epochs: int) -> int:
-        dataset = PackedDataset(path, tiny_tokenizer, 9, seed=seed)
-        for epoch in epochs:
-            dataset.set_epoch(epoch)
-        return dataset.shift
-
-    assert shift(1, 3) == shift(1, 0, 1, 2, 3)
-    assert len({shift(seed, epoch) for seed in (1, 2) for epoch in range(1, 5)}) == 8
+    dataset = PackedDataset(path, tiny_tokenizer, 1)
+    for epoch in (1, 2, 3):
+        dataset.set_epoch(epoch)
+    assert [int(dataset[i][0]) for i in range(len(dataset))] == token_by_token(path, tiny_tokenizer, epoch=3)
+    orders = {tuple(token_by_token(path, tiny_tokenizer, seed=s, epoch=e)) for s in (1, 2) for e in range(1, 4)}
+    assert len(orders) == 6
 
 
 def test_a_corpus_shorter_than_a_block_makes_one_block_of_its_own_text(corpus, bytewise):
@@ -288,6 +318,15 @@ def test_an_epoch_visits_every_row_once_and_can_be_entered_at_any_batch(rows, ba
         again = EpochBatches(rows, batch_size, shuffle, seed=5)
         again.set_epoch(epoch, first)
         assert list(again) == whole[first:]
+
+
+@pytest.mark.parametrize(("rows", "used"), [(10, 9), (9, 9), (3, 3), (2, 2), (11, 9)])
+def test_a_last_batch_with_fewer_rows_can_be_left_out_but_never_the_only_one(rows, used):
+    batches = EpochBatches(rows, 3, shuffle=True, whole_only=True)
+    seen = [row for batch in batches for row in batch]
+    assert len(seen) == len(set(seen)) == used and len(batches) == -(-used // 3)
+    batches.set_epoch(0, 1)
+    assert [row for batch in batches for row in batch] == seen[3:]
 
 
 def test_the_order_depends_on_seed_and_epoch():

@@ -13,12 +13,14 @@ from minimind_core import (
     HeldOut,
     PretrainDataset,
     bigram_rows,
+    encode_corpus,
     fit_bigram,
     held_out_loss,
     masked_cross_entropy,
     token_losses,
     train_tokenizer,
 )
+from minimind_core.evaluation import bigram_baseline, recalled
 
 
 @pytest.fixture
@@ -140,3 +142,22 @@ def test_the_bigram_model_is_better_than_counting_single_tokens(corpus, tiny_tok
     single = -np.log(0.99 * parts[:, 1] + 0.01 * parts[:, 2]).mean()
     assert loss == pytest.approx(-np.log(parts @ np.array(bigram.weights)).mean())
     assert loss < single - 0.5 and loss < math.log(size)
+
+
+def test_the_baseline_of_a_run_is_the_bigram_model_of_its_corpus_judged_on_its_held_out_rows(corpus, tiny_tokenizer):
+    train = corpus(tiny_texts(40))
+    held_out = PretrainDataset(corpus(tiny_texts(9, start=200), "valid.jsonl"), tiny_tokenizer, 24)
+    fitted = fit_bigram(PretrainDataset(train, tiny_tokenizer, 1000), tiny_tokenizer.get_vocab_size())
+    found = bigram_baseline(encode_corpus(train, tiny_tokenizer), held_out, tiny_tokenizer)
+    assert found == pytest.approx(fitted.loss(bigram_rows(held_out)))
+    pairs = sum(len(previous) for previous, _ in bigram_rows(held_out))
+    assert pairs == sum(int(held_out[i][2].sum()) for i in range(len(held_out)))
+
+
+def test_what_a_model_recalls_are_whole_statements_of_the_corpus_on_its_subject(corpus):
+    path = corpus(["<s>世界上最高的山峰是什么？世界上最高的山峰是珠穆朗玛峰。</s> <s>今天的天气非常非常好。</s>"])
+    said = recalled("世界上最高的山峰是", "珠穆朗玛峰。别的话。", path, "珠穆朗玛")
+    assert said == "世界上最高的山峰是珠穆朗玛峰。"
+    assert recalled("世界上最高的山峰是", "泰山和黄山的主峰。", path, "珠穆朗玛") is None
+    assert recalled("", "今天的天气非常非常好。", path, "珠穆朗玛") is None  # true to the corpus, on another subject
+    assert recalled("世界上最高的山峰是", "什么？", path, "珠穆朗玛") is None  # a question states nothing

@@ -160,10 +160,10 @@ def test_each_update_is_a_line_of_metrics_with_its_figures(finished, recipe, use
 
 
 def test_tokens_are_those_that_count_in_the_loss(finished):
-    for recipe in RECIPES:
-        run = finished(recipe)
-        rows = run.trainer.plan.train_set
-        assert run.updates[-1]["tokens"] == 2 * sum(int(rows[i][2].sum()) for i in range(len(rows)))
+    rows = finished("seed").trainer.plan.train_set
+    assert finished("seed").updates[-1]["tokens"] == 2 * sum(int(rows[i][2].sum()) for i in range(len(rows)))
+    plan = finished("fast").trainer.plan  # whole micro-batches of four blocks, without padding
+    assert finished("fast").updates[-1]["tokens"] == 2 * plan.iter_per_epoch * 4 * 31
 
 
 @pytest.mark.parametrize(("recipe", "use_moe"), KINDS, ids=NAMES)
@@ -215,7 +215,7 @@ def test_the_seeds_line_shows_one_micro_batchs_loss_and_the_fast_one_a_mean(benc
     run.on_update = rows.append
     run.fit()
     shown = {int(line[3]): line[5] for line in map(SEEDS_LINE.fullmatch, fast) if line}
-    assert shown[4] == f"{(rows[3]['loss'] + rows[4]['loss']) / 2:.3f}"
+    assert shown[2] == f"{(rows[1]['loss'] + rows[2]['loss']) / 2:.3f}"
 
 
 def test_the_seed_recipe_is_the_plain_loop_over_miniminds_rows(finished):
@@ -366,10 +366,11 @@ def test_a_run_may_happen_in_another_thread(bench):
 # --- stopping and going on ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 5, 7, 9])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 7])
 @pytest.mark.parametrize(("recipe", "use_moe"), KINDS, ids=NAMES)
 def test_a_run_that_was_stopped_and_resumed_equals_an_undisturbed_one_bit_by_bit(finished, recipe, use_moe, stop):
     run = finished(recipe, use_moe)
+    stop = min(stop, run.trainer.plan.total_steps - 2)
     out = f"stopped-{stop}"
     first = stop_after(run.bench.trainer(out, **run.flags), stop)
     partial = first.fit()
@@ -766,12 +767,11 @@ def test_a_vocabulary_is_widened_to_the_tokenizer_unless_it_was_given(bench, tin
         bench.plan("out", vocab_size=300)
 
 
-def test_tokens_of_an_epoch_are_counted_without_padding(bench):
-    for recipe in RECIPES:
-        plan = bench.plan("out", recipe=recipe, max_seq_len=64)
-        counted = sum(int(plan.train_set[i][2].sum()) for i in range(len(plan.train_set)))
-        # The seed's rows have two markers more than the corpus counts.
-        assert plan.tokens_per_epoch == counted - (2 * 26 if recipe == "seed" else 0)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_tokens_of_an_epoch_are_those_that_it_trains_on(bench, recipe):
+    trainer = bench.trainer("out", recipe=recipe, max_seq_len=64, batch_size=3)
+    trainer.fit()
+    assert trainer.plan.tokens_per_epoch == trainer.tokens
 
 
 @pytest.mark.parametrize(

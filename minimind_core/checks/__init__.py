@@ -1,4 +1,4 @@
-"""The exercises' checks, a module per lesson. `check_…(answer)` returns a Verdict that says what is wrong, or well done."""
+"""The exercises' checks, a module per lesson. `check_…(answer)` returns a Verdict: right, or what is wrong."""
 
 from .verdict import Verdict
 

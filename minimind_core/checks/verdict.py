@@ -9,7 +9,7 @@ import torch
 
 
 class Verdict:
-    """A check's answer; true when right. Notebooks show it as a line of text."""
+    """A check's answer; true when right, so compare with `is not None`. Notebooks show it as a line of text."""
 
     def __init__(self, ok: bool | None, message: str) -> None:
         self.ok, self.message = ok, message
@@ -34,7 +34,7 @@ class Verdict:
 
 
 def attempt(answer: Callable, *inputs: Any) -> Any:
-    """Call a learner's function; gives its result, or a Verdict when it is still a stub (returns None or ...) or raises."""
+    """Call a learner's function; gives its result, or a Verdict when it is a stub (returns None or ...) or raises."""
     if answer is None or answer is ...:
         return Verdict.open()
     try:

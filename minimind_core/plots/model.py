@@ -262,7 +262,7 @@ def plot_attention_grid(maps: Tensor) -> Figure:
 
 def plot_attention(maps: Tensor, labels: list[str], layer: int, head: int, token: int | None = None) -> Figure:
     """One head: a row is how a token shares its attention out; `token` is the row to mark. `maps` (L, H, T, T)."""
-    fig, ax = plt.subplots(figsize=(6.6, 5.5))
+    fig, ax = plt.subplots(figsize=(7.0, 6.0))
     image = ax.imshow(_visible(maps[layer, head]), cmap=_map_colours(), norm=PowerNorm(0.5, 0))
     ax.grid(False)
     _token_axis(ax, labels, size=7)

@@ -27,7 +27,7 @@ CHINESE_FONTS = (
 
 @cache
 def chinese_font() -> str | None:
-    """The name of a font that draws Chinese: one of this machine's, else the one that a dependency brings, else None."""
+    """The name of a font that draws Chinese: this machine's, else the one that a dependency brings, else None."""
     have = {font.name for font in font_manager.fontManager.ttflist}
     for name in CHINESE_FONTS:
         if name in have:
