@@ -180,6 +180,25 @@ def test_an_older_cache_stays_valid_so_that_a_continuation_can_branch(tiny_model
         torch.testing.assert_close(again, model(tokens).logits[:, 6:], atol=1e-5, rtol=1e-5)
 
 
+def test_two_branches_from_one_cache_do_not_write_over_each_other(tiny_model):
+    model, one = tiny_model(), ids(1, 9)
+    other = torch.cat([one[:, :5], (one[:, 5:] + 7) % 50], dim=1)
+
+    def step(cache, text, position):
+        return model(text[:, position : position + 1], past_key_values=cache, use_cache=True)
+
+    with torch.no_grad():
+        root = model(one[:, :4], use_cache=True).past_key_values
+        root = step(root, one, 4).past_key_values  # from here on there is room behind it to write into
+        first = step(root, one, 5).past_key_values
+        second = step(root, other, 5).past_key_values
+        for text, cache in ((one, first), (other, second)):
+            for position in range(6, 9):
+                output = step(cache, text, position)
+                cache = output.past_key_values
+            torch.testing.assert_close(output.logits[:, -1], model(text).logits[:, -1], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("first", MODES)
 @pytest.mark.parametrize("then", MODES)
 def test_a_cache_made_in_one_gradient_mode_serves_in_another(first, then, tiny_model):

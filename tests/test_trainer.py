@@ -366,13 +366,17 @@ def test_a_run_may_happen_in_another_thread(bench):
 # --- stopping and going on ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 7])
+STOPS = ["in the first update", "after it", "in a later one", "at the epoch's end", "in the next epoch", "near the end"]
+
+
+@pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize(("recipe", "use_moe"), KINDS, ids=NAMES)
 def test_a_run_that_was_stopped_and_resumed_equals_an_undisturbed_one_bit_by_bit(finished, recipe, use_moe, stop):
     run = finished(recipe, use_moe)
-    stop = min(stop, run.trainer.plan.total_steps - 2)
-    out = f"stopped-{stop}"
-    first = stop_after(run.bench.trainer(out, **run.flags), stop)
+    steps = run.trainer.plan.iter_per_epoch
+    micro_steps = [1, 2, 3, steps, steps + 1, 2 * steps - 1][STOPS.index(stop)]
+    out = f"stopped-{micro_steps}"
+    first = stop_after(run.bench.trainer(out, **run.flags), micro_steps)
     partial = first.fit()
     assert not partial.complete and partial.step < run.result.step
     said: list[str] = []
@@ -541,6 +545,13 @@ def test_resuming_with_other_training_rows_is_refused(bench):
     stop_after(bench.trainer("out", **flags, valid_path=None), 3).fit()  # holds rows of the corpus itself out
     with pytest.raises(TrainingError, match="cannot be resumed"):
         bench.trainer("out", **flags, resume=True).fit()  # now with a file of held-out rows: it trains on all
+
+
+def test_resuming_with_another_number_of_processes_is_refused(bench):
+    stop_after(bench.trainer("out", recipe="seed"), 3).fit()
+    plan = bench.plan("out", recipe="seed", resume=True, world_size=2)  # twice the rows in each micro-step
+    with pytest.raises(TrainingError, match="cannot be resumed"):
+        Trainer(plan, world=World(0, 2), say=lambda text: None, bar=False).fit()
 
 
 def test_what_only_says_how_a_run_is_watched_may_change_on_resuming(bench):

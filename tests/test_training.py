@@ -24,6 +24,7 @@ from minimind_core import (
     precision,
     train_epoch,
 )
+from minimind_core.distributed import World
 
 CPU = torch.device("cpu")
 
@@ -327,3 +328,22 @@ def test_a_scaler_skips_the_update_of_an_overflow_and_goes_on(recipe, tiny_model
     hooks.first_step = 1
     train_epoch(0, model, spoiled[1:], optimizer, scaler, nullcontext(), hooks)
     assert not all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class OverflowElsewhere(World):
+    """A process whose fellow, with whom it adds up gradients, has met an overflow in its own micro-batch."""
+
+    def add_gradients(self, model: nn.Module) -> None:
+        for parameter in model.parameters():
+            parameter.grad.fill_(torch.inf)
+
+
+def test_an_overflow_in_another_process_skips_the_update_in_this_one_too(tiny_model):
+    model = tiny_model().train()
+    before = copy.deepcopy(model.state_dict())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    hooks = Hooks(1, accumulation_steps=1, world=OverflowElsewhere())
+    optimizer = build_optimizer(model, RECIPES["seed"], 1e-3)
+    train_epoch(0, model, random_batches(1), optimizer, scaler, nullcontext(), hooks)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert scaler.get_scale() == 2.0**9

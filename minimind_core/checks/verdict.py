@@ -24,7 +24,7 @@ class Verdict:
 
     @classmethod
     def open(cls) -> Verdict:
-        return cls(None, "not answered yet: replace the ... in the cell above, then run this again.")
+        return cls(None, "not answered yet: write your answer where the ... stands, then run this again.")
 
     def __bool__(self) -> bool:
         return bool(self.ok)
