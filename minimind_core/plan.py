@@ -39,6 +39,7 @@ class RunPlan:
     train_set: PretrainDataset | PackedDataset
     held_out: PretrainDataset | None
     weights: Path
+    processes: int
     rows_per_epoch: int
     iter_per_epoch: int
     total_steps: int
@@ -64,6 +65,7 @@ class RunPlan:
             "tokenizer": self.corpus.tokenizer_sha256,
             "corpus": self.corpus.sha256,
             "training rows": self.train_set.split,
+            "number of processes": self.processes,
             "dtype": str(self.dtype).removeprefix("torch."),
             **{name: getattr(self.train, name) for name in (*kept, "warmup_iters", "seed")},
         }
@@ -122,6 +124,7 @@ def plan_run(world_size: int = 1, local_rank: int = 0, profile: str | None = Non
         train_set=train_set,
         held_out=held_out,
         weights=weights_path(folder, model.dim, model.use_moe),
+        processes=world_size,
         rows_per_epoch=batches.used,
         iter_per_epoch=iter_per_epoch,
         total_steps=total_steps,

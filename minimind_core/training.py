@@ -122,8 +122,8 @@ def train_epoch(
         hooks.after_backward(epoch, step, ce.detach(), aux_loss.detach(), tokens)
 
         if hooks.closes_window(step):
-            scaler.unscale_(optimizer)
             hooks.world.add_gradients(model)
+            scaler.unscale_(optimizer)
             grad_norm = nn.utils.clip_grad_norm_(model.parameters(), hooks.grad_clip)
             hooks.before_update(epoch, step, lr, grad_norm)
 

@@ -92,7 +92,7 @@ def test_a_stub_is_not_an_error(check):
         (check_divisor, lambda s, a, n: 1, "not divided at all"),
         (check_divisor, lambda s, a, n: a, "last window"),
         (check_divisor, lambda s, a, n: s % a + 1, "position inside"),
-        (check_divisor, lambda s, a, n: 7, "yours is 7"),
+        (check_divisor, lambda s, a, n: 7, "not 7"),
         (
             check_window_loss,
             lambda ls, ms: sum((x * m).sum() / m.sum() for x, m in zip(ls, ms, strict=True)) / 2,
