@@ -68,5 +68,6 @@ def join_world(device_type: str) -> Iterator[World]:
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
     try:
         yield world
+        dist.barrier()  # nobody leaves while another is still at work
     finally:
         dist.destroy_process_group()

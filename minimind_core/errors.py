@@ -1,7 +1,7 @@
 """The one family of errors that a learner is meant to read.
 
 Every message says what was given, what is allowed and what to do. Command lines print it and exit with 2;
-notebooks show it without a page of stack (`minimind_core.notebook_errors`). Anything else that is raised is a bug.
+notebooks show it without a page of stack (notebook.short_errors). Anything else that is raised is a bug.
 """
 
 

@@ -103,7 +103,8 @@ def generate(
             raise InputError(f"stream=True continues one text at a time; input_ids has a batch of {len(input_ids)}.")
         return (int(ids) for ids in steps)
     new = list(steps)
-    return torch.cat([input_ids.long(), *(ids[:, None] for ids in new)], dim=1)
+    device = next(model.parameters()).device
+    return torch.cat([input_ids.to(device).long(), *(ids[:, None] for ids in new)], dim=1)
 
 
 def _steps(

@@ -48,7 +48,7 @@ LESSONS = (
         "Looking at the data",
         "read a pretraining corpus the way the loader does, and see what is wrong with it",
         ("corpus", "download"),
-        None,
+        0.1,
         None,
     ),
     Lesson(
@@ -57,7 +57,7 @@ LESSONS = (
         "From text to tokens, and which of them count",
         "train a BPE tokenizer and say for every position what the model reads, what it should say, and if that counts",
         ("tokenizer", "encoding", "dataset"),
-        None,
+        0.2,
         None,
     ),
     Lesson(
@@ -66,7 +66,7 @@ LESSONS = (
         "The model, part by part",
         "build a Llama-style decoder with grouped attention and experts, and prove it equal to the one that trains",
         ("config", "layers", "moe", "model"),
-        None,
+        0.9,
         None,
     ),
     Lesson(
@@ -75,7 +75,7 @@ LESSONS = (
         "The learning rate over a run",
         "read a learning-rate schedule, compute the seed's number at any step, and see what other shapes do",
         ("schedule", "optim"),
-        None,
+        0.4,
         None,
     ),
     Lesson(
@@ -84,7 +84,7 @@ LESSONS = (
         "Numbers of 16 bits, and big batches on small cards",
         "say when a gradient underflows, when a scaler helps, and when accumulated micro-batches equal one big batch",
         ("precision", "training"),
-        None,
+        0.1,
         None,
     ),
     Lesson(
@@ -93,7 +93,7 @@ LESSONS = (
         "The full run",
         "start a pretraining run, watch it, interrupt it, resume it, and tell learning from memorising",
         ("plan", "trainer", "checkpoint", "tracking", "preflight"),
-        None,
+        5.0,
         None,
         240,
     ),
@@ -103,7 +103,7 @@ LESSONS = (
         "A model that continues a sentence",
         "continue a text with the model you trained, turn the knobs of sampling, and measure what the model knows",
         ("generation", "evaluation", "runs"),
-        None,
+        0.2,
         None,
     ),
 )

@@ -87,6 +87,7 @@ def test_saving_leaves_no_unfinished_files(saved):
     assert {p.name for p in path.with_suffix("").iterdir()} == {"config.json", "tokenizer.json"}
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch.compile's own import
 def test_a_wrapped_model_is_saved_under_plain_names(tmp_path, tiny_model):
     model = tiny_model()
     compiled = torch.compile(model)

@@ -69,7 +69,7 @@ def check_get_lr(answer: Callable[[int, int, float], float]) -> Verdict:
             lambda s, t, lr: lr / 10 + 0.5 * lr * (1 - math.cos(math.pi * s / t))
         ),
     }
-    if verdict := _named(found, wrong):
+    if (verdict := _named(found, wrong)) is not None:
         return verdict
     for case, value, wanted in zip(CASES, found, each(get_lr), strict=True):
         if not _same([value], [wanted]):
@@ -101,7 +101,7 @@ def check_half_step(answer: Callable[[int, float], int]) -> Verdict:
         "one step too late: the rate was at most the half one step before.": [step + 1 for step in right],
         "yours counts updates of 8 micro-steps; the schedule counts micro-steps.": [step // 8 for step in right],
     }
-    if verdict := _named(found, wrong):
+    if (verdict := _named(found, wrong)) is not None:
         return verdict
     for (total, lr), value, wanted in zip(RUNS, found, right, strict=True):
         if value != wanted and abs(value - wanted) < 1:
@@ -139,7 +139,7 @@ def check_warmup_cosine(answer: Callable[[int, int, float, int], float]) -> Verd
         "your cosine begins behind the warm-up. People do that too; here it counts from step 0, and the warm-up is a "
         "factor on it.": [lr * (s + 1) / w if s < w else cosine(s - w, t - w, lr) for s, t, lr, w in cases],
     }
-    if verdict := _named(found, wrong):
+    if (verdict := _named(found, wrong)) is not None:
         return verdict
     for case, value, wanted in zip(cases, found, each(cosine, warmup), strict=True):
         if not _same([value], [wanted]):

@@ -1,77 +1,265 @@
-"""Pictures of lesson 05: what number formats can hold, where gradients underflow, how a scaler lives."""
+"""Pictures of lesson 05: what 16 bits hold, where gradients vanish, and what an update is made of.
+
+Figures come from matplotlib, tables and listings are HTML with their own colours. Left out: the loop itself
+(training.py), the choice of formats (precision.py), and what can be clicked (widgets/precision.py).
+"""
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from itertools import cycle
+from unittest import mock
+
 import numpy as np
 import torch
+from IPython.display import HTML
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from .style import BLUE, GREEN, GREY, ORANGE, RED
+from .. import precision
+from ..training import Hooks
+from .schedule import finished
+from .style import BLUE, CARD, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, YELLOW
 
-FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# bits of exponent and fraction; a sign bit comes on top
+FORMATS = {"float32": (8, 23), "float16": (5, 10), "bfloat16": (8, 7)}
+TO_ZERO, SUBNORMAL, OVERFLOW = 2.0**-25, 2.0**-14, 65520.0  # float16: up to / below / from here on
 
 
-def smallest(dtype: torch.dtype) -> float:
-    """The smallest positive number of a format, subnormal numbers included."""
-    info = torch.finfo(dtype)
-    return info.tiny * info.eps
+def ranges(gradient: Tensor) -> Figure:
+    """Above: how far each format reaches in powers of two, over the middle 98% of a gradient. Below: steps behind 1."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 4.6))
+    sizes = gradient.abs().flatten().cpu().double().numpy()
+    low, high = np.quantile(np.log2(sizes[sizes > 0]), (0.01, 0.99))
+    top.axvspan(low, high, color=YELLOW, alpha=0.4, linewidth=0, label="our row's gradient (98%)")
+    for height, (name, colour) in enumerate(zip(FORMATS, (BLUE, ORANGE, GREEN), strict=True)):
+        facts = torch.finfo(precision.DTYPES[name])
+        smallest, normal, largest = (np.log2(x) for x in (facts.smallest_normal * facts.eps, facts.tiny, facts.max))
+        top.barh(height, largest - normal, left=normal, color=colour, height=0.55)
+        top.barh(height, normal - smallest, left=smallest, color=colour, alpha=0.35, height=0.55)
+        ticks = np.arange(round((16 / 128) / facts.eps) + 1) * facts.eps + 1 if facts.bits == 16 else []
+        if name == "float32":
+            bottom.barh(height, 16 / 128, left=1, color=colour, height=0.5)  # too dense to draw one by one
+        else:
+            bottom.vlines(ticks, height - 0.25, height + 0.25, color=colour, linewidth=1.2)
+    top.set(
+        title="Range: float16 is narrow (pale: subnormal, with fewer digits)",
+        xlabel="power of two",
+        yticks=range(3),
+        yticklabels=FORMATS,
+    )
+    top.legend(loc="upper right", bbox_to_anchor=(1, 1.22))
+    bottom.set(
+        title="Precision: every number that each format has from 1 to 1.125",
+        xlabel="value",
+        xlim=(0.998, 1.127),
+        yticks=range(3),
+        yticklabels=FORMATS,
+    )
+    for axes in (top, bottom):
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+    return finished(figure)
 
 
-def ranges_figure() -> Figure:
-    """From the smallest to the largest number of each format, on a scale of powers of ten."""
-    figure, axes = plt.subplots(figsize=(9, 2.6))
-    for row, dtype in enumerate(FORMATS.values()):
-        info = torch.finfo(dtype)
-        low, normal, high = (np.log10(x) for x in (smallest(dtype), info.tiny, info.max))
-        axes.plot([low, normal], [row, row], color=ORANGE, linewidth=7, solid_capstyle="butt")
-        axes.plot([normal, high], [row, row], color=BLUE, linewidth=7, solid_capstyle="butt")
-        axes.text(high + 0.6, row, f"{-np.log10(info.eps):.1f} digits", va="center", fontsize=9)
-    axes.set_yticks(range(len(FORMATS)), list(FORMATS))
-    axes.set(title="bfloat16 reaches as far as float32; float16 does not", xlabel="power of ten", xlim=(-47, 46))
-    axes.set_ylim(-0.6, len(FORMATS) - 0.4)
+def lost(values: Tensor, scale: float) -> tuple[float, float]:
+    """Shares of the non-zero `values` that, times `scale`, become 0 and become infinite in float16."""
+    sizes = values.detach().abs().flatten().cpu().double() * scale
+    sizes = sizes[sizes > 0]
+    return (sizes <= TO_ZERO).double().mean().item(), (sizes >= OVERFLOW).double().mean().item()
+
+
+def underflow(groups: Mapping[str, Tensor], scales: Sequence[float]) -> Figure:
+    """Histograms of gradients times each scale, a panel per scale, over the zones of float16."""
+    figure, panels = plt.subplots(len(scales), 1, sharex=True, figsize=(9, 1.2 + 1.9 * len(scales)), squeeze=False)
+    edges = np.arange(-48, 26)
+    for axes, scale in zip(panels[:, 0], scales, strict=True):
+        axes.axvspan(edges[0], np.log2(TO_ZERO), color=RED, alpha=0.18, linewidth=0, label="becomes 0")
+        axes.axvspan(np.log2(TO_ZERO), np.log2(SUBNORMAL), color=YELLOW, alpha=0.3, linewidth=0, label="loses digits")
+        axes.axvspan(np.log2(OVERFLOW), edges[-1], color=PURPLE, alpha=0.25, linewidth=0, label="becomes inf")
+        said = []
+        for (name, values), colour in zip(groups.items(), (BLUE, ORANGE), strict=False):
+            sizes = values.detach().abs().flatten().cpu().double().numpy() * scale
+            powers = np.log2(sizes[sizes > 0]).clip(edges[0] + 0.5, edges[-1] - 0.5)
+            axes.hist(
+                powers,
+                bins=edges,
+                weights=np.full(len(powers), 100 / len(powers)),
+                color=colour,
+                alpha=0.75,
+                label=name,
+            )
+            zero, infinite = lost(values, scale)
+            said.append(f"{name}: {zero:.1%} become 0" + (f", {infinite:.1%} inf" if infinite else ""))
+        axes.set(ylabel="share (%)", title=f"scale {scale:g} · " + " · ".join(said), xlim=(edges[0], edges[-1]))
+    panels[-1, 0].set_xlabel("power of two of the absolute value")
+    panels[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return finished(figure)
+
+
+def scaler_life(history: Sequence[Mapping[str, float]]) -> Figure:
+    """The scale of each step, skipped steps crossed, and losses below. Keys of an entry: scale, skipped, loss."""
+    figure, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(9, 4.2), height_ratios=(3, 2))
+    scales = [entry["scale"] for entry in history]
+    skipped = [step for step, entry in enumerate(history) if entry["skipped"]]
+    top.step(range(len(scales)), scales, where="mid", color=BLUE)
+    top.plot(
+        skipped,
+        [scales[step] for step in skipped],
+        "X",
+        color=RED,
+        markersize=10,
+        label="gradient not finite: step skipped",
+    )
+    top.set_yscale("log", base=2)
+    top.set(
+        ylabel="scale (log.)",
+        title=f"A scaler feels its way: {len(skipped)} of {len(scales)} steps skipped",
+        ylim=(min(scales) / 2, max(scales) * 4),
+    )
+    top.legend(loc="upper right")
+    bottom.plot([entry["loss"] for entry in history], color=GREEN)
+    bottom.set(xlabel="step", ylabel="loss (nats)")
+    return finished(figure)
+
+
+def device_table() -> HTML:
+    """What pick_dtype answers to each wish, and whether a scaler comes with it, here and on pretended devices."""
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    devices = (
+        ("this CPU", cpu, precision.cpu_has, None),
+        ("a CPU with bfloat16", cpu, lambda name: name == "bfloat16", None),
+        ("a CPU without", cpu, lambda name: False, None),
+        ("GPU, RTX 4090", cuda, precision.cpu_has, (8, 9)),
+        ("GPU, T4 (2018)", cuda, precision.cpu_has, (7, 5)),
+    )
+    cell = f"background-color:{CARD};color:{INK};border:1px solid #CCCCCC;padding:3px 10px;text-align:left"
+    head = ("device", *(f"asked: {asked}" for asked in ("auto (seed)", "auto (fast)", "bfloat16", "float16")))
+    lines = ["<tr>" + "".join(f'<th style="{cell}">{words}</th>' for words in head) + "</tr>"]
+    for name, device, has, capability in devices:
+        cells = [f'<th style="{cell}">{name}</th>']
+        for asked, recipe in (("auto", "seed"), ("auto", "fast"), ("bfloat16", "fast"), ("float16", "fast")):
+            with (
+                mock.patch.object(precision, "cpu_has", has),
+                mock.patch.object(torch.cuda, "get_device_capability", lambda *_, answer=capability: answer),
+            ):
+                dtype, _ = precision.pick_dtype(asked, device, recipe)
+            colour = {"float32": "#E3E3E3", "float16": "#FBE0CF", "bfloat16": "#CFEBDF"}[str(dtype)[6:]]
+            scaler = " + scaler" if dtype == torch.float16 else ""
+            cells.append(f'<td style="{cell};background-color:{colour}">{str(dtype)[6:]}{scaler}</td>')
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return HTML(f'<table style="border-collapse:collapse;font-size:13px">{"".join(lines)}</table>')
+
+
+def equal_gradients(pairs: Mapping[str, tuple[Tensor, Tensor]], shown: int = 2000) -> Figure:
+    """One panel per pair (gradient of the big batch, accumulated gradient): on the diagonal they are equal."""
+    figure, panels = plt.subplots(1, len(pairs), figsize=(9, 3.4), squeeze=False)
+    for axes, (name, (big, small)) in zip(panels[0], pairs.items(), strict=True):
+        every = max(1, big.numel() // shown)
+        x, y = (part.detach().flatten()[::every].cpu().numpy() for part in (big, small))
+        edge = np.quantile(np.abs(x), 0.995)
+        axes.plot([-edge, edge], [-edge, edge], color=GREY, linewidth=1)
+        axes.plot(x, y, ".", color=BLUE, markersize=3, alpha=0.5)
+        axes.set(title=name, xlim=(-edge, edge), ylim=(-edge, edge), xlabel="one big batch", xticks=[0], yticks=[0])
+    panels[0, 0].set_ylabel("accumulated")
+    return finished(figure)
+
+
+def windows(iter_per_epoch: int, accumulation: int) -> Figure:
+    """An epoch's micro-steps as numbered boxes, a colour per accumulation window, its divisor written above."""
+    hooks = Hooks(iter_per_epoch, accumulation_steps=accumulation)
+    figure, axes = plt.subplots(figsize=(9, 1.7))
+    colours = cycle((SKY, YELLOW))
+    for step in range(iter_per_epoch):
+        if step % accumulation == 0:
+            colour, size = next(colours), hooks.window(step)
+            axes.text(step + size / 2, 1.25, f"each loss / {size}", ha="center")
+        axes.add_patch(plt.Rectangle((step, 0), 0.94, 1, color=colour))
+        axes.text(step + 0.47, 0.5, str(step), ha="center", va="center", fontsize=9)
+        if hooks.closes_window(step):
+            axes.text(step + 0.47, -0.45, "▲ update", ha="center", va="center", fontsize=9)
+    axes.set(
+        xlim=(-0.5, iter_per_epoch + 0.5),
+        ylim=(-0.8, 1.8),
+        title=f"{iter_per_epoch} micro-batches, {accumulation} to an update: the last window is short",
+    )
+    axes.axis("off")
+    return finished(figure)
+
+
+def clipping(norms: Sequence[float], limit: float) -> Figure:
+    """Gradient norms of a run before clipping, and what clipping leaves of them."""
+    figure, axes = plt.subplots(figsize=(9, 3))
+    kept = np.minimum(norms, limit)
+    axes.fill_between(range(len(norms)), kept, norms, color=ORANGE, alpha=0.3, label="cut off")
+    axes.plot(norms, color=ORANGE, label="before clipping")
+    axes.plot(kept, "--", color=BLUE, label="after")
+    axes.set(
+        xlabel="update",
+        ylabel="gradient norm",
+        title=f"Clipping shortens the long ones to {limit:g} and leaves the rest",
+    )
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return finished(figure)
+
+
+def memory(bars: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Stacked horizontal bars: name of the bar → part → bytes; the scale is in GiB."""
+    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.7 * len(bars)))
+    names = list(dict.fromkeys(part for parts in bars.values() for part in parts))
+    colours = dict(zip(names, cycle((BLUE, SKY, GREEN, YELLOW, ORANGE, PURPLE)), strict=False))
+    for height, parts in enumerate(bars.values()):
+        left = 0.0
+        for part, size in parts.items():
+            axes.barh(
+                height, size / 2**30, left=left, color=colours[part], height=0.6, label=part if height == 0 else None
+            )
+            left += size / 2**30
+        axes.text(left, height, f" {left:.1f} GiB", va="center")
+    axes.set(yticks=range(len(bars)), yticklabels=bars, xlabel="GiB", title="Where the memory of a training step goes")
+    axes.set_xlim(right=1.15 * max(sum(parts.values()) for parts in bars.values()) / 2**30)
     axes.invert_yaxis()
-    plt.close(figure)
-    return figure
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return finished(figure)
 
 
-def gradient_figure(sizes: dict[str, np.ndarray]) -> Figure:
-    """Histograms of log10 |gradient| (powers of ten, one array per name), with the zone where float16 gives 0."""
-    figure, axes = plt.subplots(figsize=(9, 3.2))
-    limit = np.log10(smallest(torch.float16) / 2)
-    for (name, values), color in zip(sizes.items(), (BLUE, ORANGE, GREEN), strict=False):
-        axes.hist(values, bins=80, range=(-20, 2), alpha=0.55, color=color, label=name)
-    axes.axvspan(-20, limit, color=RED, alpha=0.12)
-    axes.text(-19.7, axes.get_ylim()[1] * 0.9, "float16 rounds to 0", color=RED, va="top")
-    axes.set(title="A scaler moves gradients out of the zone where they vanish", xlabel="log10 of the gradient's size",
-             ylabel="number of weights")  # fmt: skip
-    axes.legend()
-    plt.close(figure)
-    return figure
+LOOP_NOTES = (  # a note to each piece of train_epoch
+    "What it needs. ctx is the autocast context, hooks is asked and told what differs between runs.",
+    "One micro-step per batch. A resumed run starts counting where it stopped.",
+    "Lesson 04: the rate is set before every micro-step; the optimizer reads it when it steps.",
+    "Forward, in 16 bits where that pays. tokens: counted tokens of this micro-step, in all processes. The loss is "
+    "divided by the true size of the window.",
+    "Backward, scaled. .grad adds up from micro-step to micro-step. Then the run may log.",
+    "The window is full, or the epoch ends: add what other processes have, divide by the scale, then clip.",
+    "The optimizer steps, unless a gradient is not finite; the scaler draws its conclusions.",
+    "Gradients go, memory is free, and only now may a run be saved.",
+    "A gentle way out, between two micro-steps.",
+)
 
 
-def scaler_figure(scales: list[float], skipped: list[int]) -> Figure:
-    """A scaler's factor over its steps, with the steps that were skipped."""
-    figure, axes = plt.subplots(figsize=(9, 2.8))
-    axes.step(range(len(scales)), scales, where="post", color=BLUE)
-    for step in skipped:
-        axes.axvline(step, color=RED, linestyle="--")
-    axes.set_yscale("log", base=2)
-    axes.set(title="A scaler halves at an overflow (dashed: step skipped), doubles when all goes well", xlabel="step",
-             ylabel="factor")  # fmt: skip
-    plt.close(figure)
-    return figure
+def listing(function: Callable, notes: Sequence[str]) -> HTML:
+    """A function's source without its docstring, cut at blank lines, a note beside each piece.
 
-
-def bars_figure(title: str, values: dict[str, float], unit: str) -> Figure:
-    """Named horizontal bars with their values written behind them."""
-    figure, axes = plt.subplots(figsize=(9, 0.55 * len(values) + 1.1))
-    names = list(values)
-    axes.barh(names, [values[n] for n in names], color=BLUE, height=0.6)
-    for row, name in enumerate(names):
-        axes.text(values[name], row, f" {values[name]:,.4g}", va="center", color=GREY, fontsize=9)
-    axes.invert_yaxis()
-    axes.set(title=title, xlabel=unit)
-    axes.margins(x=0.15)
-    plt.close(figure)
-    return figure
+    Raises ValueError when there are not as many notes as pieces: then the notes are of another version.
+    """
+    source = inspect.getsource(function).rstrip()
+    before, _, after = source.split('"""', 2)
+    pieces = [before.rstrip(), *after.strip("\n").split("\n\n")]
+    if len(pieces) != len(notes):
+        raise ValueError(f"{function.__name__} has {len(pieces)} pieces, there are {len(notes)} notes.")
+    colours = f"background-color:{CARD};color:{INK}"
+    code_style = f"{colours};margin:0;font-size:12px;line-height:1.45;white-space:pre;flex:0 0 600px"
+    code_style += ";max-width:100%;overflow-x:auto"
+    note_style = f"{colours};font-size:13px;line-height:1.5;flex:1 1 200px;border-left:3px solid {SKY};padding-left:8px"
+    row_style = f"{colours};display:flex;flex-wrap:wrap;gap:6px 14px;padding:7px 10px;border-bottom:1px solid #CCCCCC"
+    rows = [
+        f'<div style="{row_style}"><pre style="{code_style}">{escape(piece)}</pre>'
+        f'<div style="{note_style}">{escape(note)}</div></div>'
+        for piece, note in zip(pieces, notes, strict=True)
+    ]
+    return HTML(f'<div style="{colours};max-width:900px;border:1px solid #CCCCCC">{"".join(rows)}</div>')

@@ -94,8 +94,8 @@ def plot_step_times(seconds: Mapping[str, Sequence[float]], window: int = 8) -> 
         middle = [np.median(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
         axes.plot(range(1, len(values) + 1), values, ".", color=colour, alpha=0.25, ms=3)
         axes.plot(range(1, len(values) + 1), middle, color=colour, label=name)
-    top = max(float(np.quantile(values, 0.98)) for values in seconds.values())
-    axes.set(xlabel="number of the new token", ylabel="milliseconds", ylim=(0, 1300 * top))
+    late = [float(np.median(values[-max(1, len(values) // 3) :])) for values in seconds.values()]  # spikes may leave
+    axes.set(xlabel="number of the new token", ylabel="milliseconds", ylim=(0, 2000 * max(late)))
     axes.set_title("What does one more token cost?")
     axes.legend()
     plt.close(figure)

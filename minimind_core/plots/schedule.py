@@ -77,7 +77,7 @@ def one_update(rates: Sequence[float], after: Sequence[float], before: float) ->
     axes.plot(rates[best], after[best], "o", color=ORANGE, markersize=11, label=f"lowest, at {rates[best]:.2g}")
     for rate, loss in zip(rates, after, strict=True):
         if loss > top:
-            axes.annotate(f"↑ {loss:.1f}", (rate, top), xytext=(-8, -4), textcoords="offset points", ha="right")
+            axes.annotate(f"↑ {loss:.1f}", (rate, top), xytext=(0, -18), textcoords="offset points", ha="center")
     axes.set(
         xscale="log",
         ylim=(min(after) - 0.2, top + 0.1),
@@ -105,7 +105,7 @@ def seed_curve(total: int, lr: float, marks: Sequence[int] = ()) -> Figure:
         axes.annotate(
             f"step {step:,}: {rate:.6f}",
             (step, rate),
-            xytext=(0, 28) if late else (8, 6),
+            xytext=(-4, -14) if late else (8, 6),
             textcoords="offset points",
             ha="right" if late else "left",
         )
