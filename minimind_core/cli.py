@@ -48,6 +48,12 @@ def whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
+def zero_or_one(text: str) -> int:
+    """A count of experts that may also be given as None, False or True, as in MiniMind's configuration."""
+    known = {"none": 0, "false": 0, "true": 1}
+    return known[text.lower()] if text.lower() in known else whole_number(text)
+
+
 def add_flags(parser: argparse.ArgumentParser, config: type[ModelConfig] | type[TrainConfig]) -> None:
     """One flag for each field of a configuration, None when it isn't given."""
     hints = typing.get_type_hints(config)
@@ -59,7 +65,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[ModelConfig] | type[
                 f"--{field.name}", nargs="?", const=True, type=true_or_false, metavar="True|False", help=_help(field)
             )
         else:
-            reader = whole_number if kind is int else kind
+            reader = {"n_shared_experts": zero_or_one}.get(field.name, whole_number if kind is int else kind)
             group.add_argument(f"--{field.name}", type=reader, metavar=kind.__name__.upper(), help=_help(field))
 
 

@@ -66,7 +66,7 @@ LESSONS = (
         "The model, part by part",
         "build a Llama-style decoder with grouped attention and experts, and prove it equal to the one that trains",
         ("config", "layers", "moe", "model"),
-        0.9,
+        0.7,
         None,
     ),
     Lesson(
@@ -93,7 +93,7 @@ LESSONS = (
         "The full run",
         "start a pretraining run, watch it, interrupt it, resume it, and tell learning from memorising",
         ("plan", "trainer", "checkpoint", "tracking", "preflight"),
-        5.0,
+        3.4,
         None,
         240,
     ),

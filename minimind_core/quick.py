@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -13,6 +13,7 @@ from .errors import CheckpointError
 from .model import MiniMindLM
 from .paths import SAMPLE, out_dir, shown
 from .plan import plan_run
+from .preflight import estimate
 from .runs import list_runs
 from .trainer import Trainer
 
@@ -46,25 +47,18 @@ def quick_model(device: str = "cpu", seconds: float = 45.0, say: Callable[[str],
 
 def _train_quickly(device: str, seconds: float, say: Callable[[str], None]) -> QuickModel:
     say(f"No model in {shown(out_dir())} yet: a small one is trained on the sample now, for {seconds:.0f} seconds.")
-    plan = plan_run(
-        out_dir=str(out_dir() / "quick"),
-        data_path=str(SAMPLE),
-        dim=96,
-        n_layers=3,
-        n_heads=4,
-        n_kv_heads=2,
-        vocab_size=2400,
-        max_seq_len=256,
-        batch_size=8,
-        accumulation_steps=1,
-        epochs=12,
-        learning_rate=1.5e-3,
-        device=device,
-        log_interval=10**9,
-        eval_interval=10**9,
-    )
+    flags: dict[str, Any] = {
+        "out_dir": str(out_dir() / "quick"),
+        "data_path": str(SAMPLE),
+        "device": device,
+        **{"dim": 96, "n_layers": 3, "n_heads": 6, "n_kv_heads": 2, "vocab_size": 2400, "max_seq_len": 256},
+        **{"batch_size": 8, "accumulation_steps": 1, "epochs": 12, "learning_rate": 1.5e-3},
+        **{"log_interval": 10**9, "eval_interval": 10**9},
+    }
+    pace = estimate(plan_run(**flags)).seconds_per_step
+    plan = plan_run(**flags, max_steps=max(20, int(0.8 * seconds / pace)))  # the schedule fits the time there is
     trainer = Trainer(plan, say=lambda text: None, bar=False)
-    deadline = time.perf_counter() + seconds
+    deadline = time.perf_counter() + 1.3 * seconds  # should the machine become busy
     trainer.on_update = lambda row: trainer.stop() if time.perf_counter() > deadline else None
     trainer.fit()
     model, tokenizer, _ = load_run(plan.weights, device)

@@ -20,6 +20,7 @@ from .paths import out_dir, shown
 
 UNK_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 0
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
+FORMAT = 2  # changes when the way of training does, so that an older tokenizer is not taken for a new one
 _MARKER = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 TRAINING_SAMPLE_CHARACTERS = 40_000_000  # enough for 6,400 tokens; bounds memory on a 1.6 GB corpus
 
@@ -103,7 +104,7 @@ def tokenizer_for(corpus: str | Path, vocab_size: int) -> tuple[Tokenizer, str]:
     It is kept under the corpus's name, size and beginning, so one that was trained on the sample is never picked up
     for another file.
     """
-    folder = out_dir() / "tokenizers" / f"{Path(corpus).stem}-{_beginning_hash(corpus)}-{vocab_size}"
+    folder = out_dir() / "tokenizers" / f"{Path(corpus).stem}-{_beginning_hash(corpus)}-{vocab_size}-v{FORMAT}"
     if (folder / "tokenizer.json").is_file():
         return load_tokenizer(folder), f"trained on {shown(corpus)} earlier, kept in {shown(folder)}"
     tokenizer = train_tokenizer(bounded(iter_texts(corpus), TRAINING_SAMPLE_CHARACTERS), vocab_size)

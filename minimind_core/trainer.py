@@ -186,13 +186,17 @@ class Trainer(Hooks):
         self._new_tokens = int(sum(tokens))
         loss = self._row["ce"] + self._row["aux_loss"]
         if not math.isfinite(loss) or (not math.isfinite(self._row["grad_norm"]) and not self.scaler.is_enabled()):
+            kept = f"the weights of update {self.step}" if self._weights_are_finite() else "those of the last save"
             raise TrainingError(
                 f"update {self.step + 1} (epoch {epoch + 1}, micro-step {step}): loss {loss}, learning rate {lr:.6g}, "
-                f"gradient norm {self._row['grad_norm']}. The run stopped before this update was applied; the weights "
-                f"of update {self.step} are kept. Try a lower --learning_rate, and look at the text that it was "
+                f"gradient norm {self._row['grad_norm']}. The run stopped before this update was applied; {kept} "
+                f"are kept. Try a lower --learning_rate, and look at the text that it was "
                 f"made of: {self._rows_of_update(step)}."
             )
         self._updating = True
+
+    def _weights_are_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
 
     def _rows_of_update(self, step: int) -> str:
         """The corpus rows in the micro-batches of the update that ends with micro-step `step`, in words."""
@@ -297,7 +301,7 @@ class Trainer(Hooks):
         """Weights, facts and the state to resume from; takes the time, by which the next save is due."""
         if self.last_saved_step == self.step:
             return
-        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+        if not self._weights_are_finite():
             self.say(f"The weights of update {self.step} are not finite and were not saved; the save before is kept.")
             return
         started = time.perf_counter()
