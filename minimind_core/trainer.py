@@ -7,14 +7,11 @@ keeping; a run that is stopped in between goes back to the last update. Taught i
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +24,14 @@ from .dataset import EpochBatches
 from .distributed import World
 from .errors import TrainingError
 from .evaluation import HeldOut, held_out_loss
+from .interrupts import gentle_stop
 from .model import MiniMindLM
 from .optim import build_optimizer
 from .paths import shown
 from .plan import RunPlan
 from .precision import autocast_context, make_scaler
 from .run_files import RunFiles
+from .run_state import facts_of, restore, state_of
 from .training import Hooks, train_epoch
 
 SAVE_SHARE = 0.02  # of the time that saving may take when no interval is given
@@ -110,9 +109,9 @@ class Trainer(Hooks):
         self.save_seconds: float | None = None
         self.last_saved_step = -1
         self._window: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._log_losses: list[float] = []
+        self.log_losses: list[float] = []
         self._updating = False
-        self._random: dict[str, Tensor] | None = None  # as they were after the last update
+        self.random_states: dict[str, Tensor] | None = None  # as they were after the last update
         self._eval_every = train.eval_interval or max(1, plan.updates // 20)
         self._snapshots = {max(1, round(plan.updates * share)) for share in SNAPSHOT_SHARES}
 
@@ -126,9 +125,9 @@ class Trainer(Hooks):
             self.say(f"This run is complete: {self.step} updates; its weights are in {shown(self.plan.weights)}.")
             return self._result()
         self._open_files(resumed)
-        self._clock = Clock(self.micro_step)
+        self.clock = Clock(self.micro_step)
         try:
-            with self._gentle_stop(), self._progress():
+            with gentle_stop(lambda: self.should_stop, self.stop), self._progress():
                 self._first_look()
                 while self.step < self.plan.updates and not self.should_stop:
                     train_epoch(self.epoch, self.model, self._loader(), self.optimizer, self.scaler, self.context, self)
@@ -138,7 +137,7 @@ class Trainer(Hooks):
             self.optimizer.zero_grad(set_to_none=True)
             self._window.clear()
             self._close_files()
-            self.seconds += self._clock.elapsed()
+            self.seconds += self.clock.elapsed()
         return self._result()
 
     def stop(self) -> None:
@@ -157,7 +156,7 @@ class Trainer(Hooks):
         )
 
     def _first_look(self) -> None:
-        if self._random is None:
+        if self.random_states is None:
             self._remember_boundary()
             self._judge()
 
@@ -165,7 +164,7 @@ class Trainer(Hooks):
 
     def after_backward(self, epoch: int, step: int, ce: Tensor, aux_loss: Tensor, tokens: Tensor) -> None:
         self._window.append((ce, aux_loss, tokens))
-        self._clock.tick()
+        self.clock.tick()
         if self.progress is not None:
             self.progress.update(1)
         if step % self.plan.train.log_interval == 0 and not self.closes_window(step):
@@ -223,11 +222,11 @@ class Trainer(Hooks):
             "loss": self.last_loss,
             **self._row,
             "tokens": self.tokens,
-            "time": round(self._clock.elapsed() + self.seconds, 3),
-            "tokens_per_s": round(self._clock.rate(self._new_tokens), 1),
+            "time": round(self.clock.elapsed() + self.seconds, 3),
+            "tokens_per_s": round(self.clock.rate(self._new_tokens), 1),
             "memory": peak_memory_mib(self.device),
         }
-        self._log_losses.append(self.last_loss)
+        self.log_losses.append(self.last_loss)
         self.files.write(row)
         if self.on_update:
             self.on_update(row)
@@ -238,7 +237,7 @@ class Trainer(Hooks):
         if self.step % self._eval_every == 0 or done:
             self._judge()
         if self.step in self._snapshots:
-            self.files.snapshot(f"step-{self.step:08d}", self.model, self._facts())
+            self.files.snapshot(f"step-{self.step:08d}", self.model, facts_of(self))
         if done:
             self.should_stop = True
         elif self._save_is_due():
@@ -262,20 +261,20 @@ class Trainer(Hooks):
         if self.best is None or self.last_held_out.loss < self.best[0]:
             self.best = (self.last_held_out.loss, self.step)
             if self.step:
-                self.files.snapshot("best", self.model, self._facts())
+                self.files.snapshot("best", self.model, facts_of(self))
         self.files.write(row)
         if self.on_held_out:
             self.on_held_out(row)
-        self._clock.pause(time.perf_counter() - paused)
+        self.clock.pause(time.perf_counter() - paused)
 
     def _log_line(self, epoch: int, step: int, micro_loss: float) -> None:
         """The seed's line. The fast recipe logs the mean since the last line, the seed one micro-batch."""
         loss = micro_loss
-        if self.plan.recipe.window_loss and self._log_losses:
-            loss = sum(self._log_losses) / len(self._log_losses)
-        self._log_losses.clear()
+        if self.plan.recipe.window_loss and self.log_losses:
+            loss = sum(self.log_losses) / len(self.log_losses)
+        self.log_losses.clear()
         lr = self.learning_rate(epoch, step)
-        minutes = self._clock.left(self.total_steps) // 60
+        minutes = self.clock.left(self.total_steps) // 60
         self.say(
             f"Epoch:[{epoch + 1}/{self.epochs}]({step}/{self.iter_per_epoch}) loss:{loss:.3f} lr:{lr:.12f} "
             f"epoch_Time:{minutes}min:"
@@ -285,9 +284,9 @@ class Trainer(Hooks):
 
     def _remember_boundary(self) -> None:
         """Random states after an update; a stop in mid-accumulation goes back to them."""
-        self._random = {"cpu": torch.get_rng_state()}
+        self.random_states = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda" and self.plan.model.dropout:
-            self._random["cuda"] = torch.cuda.get_rng_state(self.device)
+            self.random_states["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def _save_is_due(self) -> bool:
         interval = self.plan.train.save_interval
@@ -295,7 +294,7 @@ class Trainer(Hooks):
             return self.micro_step // interval > self._micro_step_before // interval
         if self.save_seconds is None:
             return self.step >= 10
-        return self._clock.elapsed() - self._saved_at > max(self.save_seconds / SAVE_SHARE, 20)
+        return self.clock.elapsed() - self._saved_at > max(self.save_seconds / SAVE_SHARE, 20)
 
     def _save(self) -> None:
         """Weights, facts and the state to resume from; takes the time, by which the next save is due."""
@@ -305,54 +304,11 @@ class Trainer(Hooks):
             self.say(f"The weights of update {self.step} are not finite and were not saved; the save before is kept.")
             return
         started = time.perf_counter()
-        if self.files.save(self.model, self._facts(), self.step, self._state()):
+        if self.files.save(self.model, facts_of(self), self.step, state_of(self)):
             self.last_saved_step = self.step
         self.save_seconds = time.perf_counter() - started
-        self._saved_at = self._clock.elapsed()
-        self._clock.pause(self.save_seconds)
-
-    def _facts(self) -> dict[str, Any]:
-        held_out = self.last_held_out
-        return {
-            "train": self.plan.train.to_dict(),
-            "corpus": {
-                "path": shown(self.plan.corpus.path),
-                "sha256": self.plan.corpus.sha256,
-                "rows": len(self.plan.corpus),
-                "tokens": int(self.plan.corpus.offsets[-1]),
-            },
-            "tokenizer_sha256": self.plan.corpus.tokenizer_sha256,
-            "identity": self.plan.identity(),
-            "step": self.step,
-            "updates": self.plan.updates,
-            "complete": self.step >= self.plan.updates,
-            "tokens": self.tokens,
-            "loss": self.last_loss if self.step else None,
-            "held_out_loss": held_out.loss if held_out else None,
-            "bits_per_byte": held_out.bits_per_byte if held_out else None,
-            "best_held_out_loss": self.best[0] if self.best else None,
-            "best_step": self.best[1] if self.best else None,
-            "seconds": round(self.seconds + self._clock.elapsed(), 1),
-            "device": str(self.device),
-            "dtype": str(self.plan.dtype).removeprefix("torch."),
-            "torch": torch.__version__,
-            "saved_at": time.strftime("%Y-%m-%d %H:%M:%S"),
-        }
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "identity": self.plan.identity(),
-            "model": checkpoint.unwrapped(self.model).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "random": self._random,
-            "position": [self.epoch, self.first_step, self.step, self.micro_step, self.tokens],
-            "best": list(self.best) if self.best else None,
-            "held_out": list(astuple(self.last_held_out)) if self.last_held_out else None,
-            "last_loss": self.last_loss,
-            "log_losses": list(self._log_losses),
-            "seconds": self.seconds + self._clock.elapsed(),
-        }
+        self._saved_at = self.clock.elapsed()
+        self.clock.pause(self.save_seconds)
 
     def _resume(self) -> bool:
         """Go back to the newest state of this run; says so, and says when there is none."""
@@ -360,39 +316,24 @@ class Trainer(Hooks):
         if state is None:
             self.say(f"Nothing to resume in {shown(self.folder)}: the run starts afresh.")
             return False
-        mine, theirs = self.plan.identity(), state["identity"]
-        for name in mine:
-            if mine[name] != theirs.get(name):
-                raise TrainingError(
-                    f"this run cannot be resumed with another {name}: it was started with {theirs.get(name)}, now "
-                    f"it is {mine[name]}. Use the old one, or another --out_dir for a new run."
-                )
-        checkpoint.unwrapped(self.model).load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.first_step, self.step, self.micro_step, self.tokens = state["position"]
-        self.best = tuple(state["best"]) if state["best"] else None
-        self.last_held_out = HeldOut(*state["held_out"]) if state["held_out"] else None
-        self.last_loss, self._log_losses = state["last_loss"], state["log_losses"]
-        self.seconds = state["seconds"]
-        self._set_random(state["random"])
+        restore(self, state)
         self.last_saved_step = self.step
         self.say(f"Resumed after update {self.step} of {self.plan.updates}.")
         return True
 
     def _go_on(self) -> bool:
         """In the same process: back to the last update, where an earlier `fit` stopped."""
-        if self._random is None:
+        if self.random_states is None:
             return False
-        self._set_random(self._random)
+        self.set_random(self.random_states)
         self.micro_step = self.epoch * self.iter_per_epoch + self.first_step
         return True
 
-    def _set_random(self, states: dict[str, Tensor]) -> None:
+    def set_random(self, states: dict[str, Tensor]) -> None:
         torch.set_rng_state(states["cpu"])
         if "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.device)
-        self._random = states
+        self.random_states = states
 
     def _open_files(self, resumed: bool) -> None:
         self.files.open(self.step if resumed else None)
@@ -427,25 +368,6 @@ class Trainer(Hooks):
         )
 
     # --- surroundings ---------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _gentle_stop(self):
-        """The first Ctrl-C (or stop button) asks the run to stop and save; a second one interrupts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number, frame):
-            if self.should_stop:
-                raise KeyboardInterrupt
-            self.stop()
-
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     @contextmanager
     def _progress(self):

@@ -34,7 +34,8 @@ ORDER = [
     "layers",
     "moe",
     "model",
-    "schedule optim precision training checkpoint tracking generation evaluation cli plan run_files trainer runs quick "
+    "schedule optim precision training checkpoint tracking generation evaluation cli plan run_files run_state "
+    "interrupts trainer runs quick "
     "preflight",
     "train_pretrain eval_model checks",
     "plots",
