@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from . import checkpoint
 from .paths import shown
-from .tracking import MetricsLog, WandbMirror
+from .tracking import MetricsLog
+from .wandb_mirror import WandbMirror
 
 
 class RunFiles:

@@ -34,7 +34,7 @@ ORDER = [
     "layers",
     "moe",
     "model",
-    "schedule optim precision training checkpoint tracking generation evaluation cli plan run_files run_state "
+    "schedule optim precision training checkpoint tracking wandb_mirror generation evaluation cli plan run_files run_state "
     "interrupts trainer runs quick "
     "preflight",
     "train_pretrain eval_model checks",
