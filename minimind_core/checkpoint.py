@@ -1,19 +1,14 @@
-"""Weights files that MiniMind can load too, the facts kept beside them, and the full state that a run resumes from.
+"""Weights files that MiniMind can load too, and the facts kept beside them.
 
 `pretrain_512.pth` is a plain state_dict; the folder `pretrain_512/` beside it holds config.json, tokenizer.json and the
 rest of the run. Files are written whole or not at all, and read without executing anything in them. Taught in notebooks
-06 and 07.
+06 and 07. Left out: what a run needs to go on (run_state.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +19,12 @@ from torch import Tensor, nn
 from .config import ModelConfig
 from .encoding import file_sha256
 from .errors import CheckpointError, ConfigError
+from .files import atomic_write, staged, write_torch
 from .model import MiniMindLM
 from .paths import shown
 from .tokenizer import load_tokenizer, save_tokenizer
 
 FORMAT = 1
-KEPT_STATES = 2
-
-
-def atomic_write(path: str | Path, data: bytes) -> None:
-    """Write `data` beside `path`, flush it to disk, and rename it: readers see the old file or the new, never half."""
-    with staged(path, data):
-        pass
-
-
-@contextmanager
-def staged(path: str | Path, data: bytes) -> Iterator[None]:
-    """Write `data` beside `path` on entering, and rename it on leaving; an error in between leaves `path` as it was."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def unwrapped(model: nn.Module) -> MiniMindLM:
@@ -85,25 +57,18 @@ def save_weights(
     if path.is_dir():
         raise CheckpointError(f"{shown(path)} is a folder; a weights file is meant to be written there.")
     model = unwrapped(model)
-    data = to_bytes({key: value.detach().to("cpu", torch.float32) for key, value in model.state_dict().items()})
+    weights = {key: value.detach().to("cpu", torch.float32) for key, value in model.state_dict().items()}
     if tokenizer is not None:
         save_tokenizer(tokenizer, run_folder(path))
-    about = {
-        **(facts or {}),
-        "format": FORMAT,
-        "model": model.config.to_dict(),
-        "weights_sha256": hashlib.sha256(data).hexdigest(),
-        "previous_weights_sha256": file_sha256(path) if path.exists() else None,
-    }
-    with staged(path, data):
+    with staged(path, lambda file: write_torch(weights, file)) as sha256:
+        about = {
+            **(facts or {}),
+            "format": FORMAT,
+            "model": model.config.to_dict(),
+            "weights_sha256": sha256.hex(),
+            "previous_weights_sha256": file_sha256(path) if path.exists() else None,
+        }
         atomic_write(run_folder(path) / "config.json", json.dumps(about, indent=1, ensure_ascii=False).encode())
-
-
-def to_bytes(value: Any) -> bytes:
-    """What torch.save would write. Tensors that share memory (the tied matrix) are stored once."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
 
 
 def read_facts(weights: str | Path) -> dict[str, Any] | None:
@@ -260,26 +225,3 @@ def _check_fit(state: dict[str, Tensor], config: ModelConfig, path: Path) -> Non
     ]
     parts = [f"missing {', '.join(missing[:3])}"] * bool(missing) + [f"unknown {', '.join(extra[:3])}"] * bool(extra)
     raise CheckpointError(f"{shown(path)} does not fit the configuration: {'; '.join(parts + odd[:2])}.")
-
-
-def write_state(folder: str | Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state-STEP.pt` for resuming, with a sum of its own, and keep the newest two."""
-    folder = Path(folder)
-    path = folder / f"state-{step:08d}.pt"
-    data = to_bytes(state)
-    atomic_write(path, data + hashlib.sha256(data).digest())
-    for old in sorted(folder.glob("state-*.pt"))[:-KEPT_STATES]:
-        old.unlink(missing_ok=True)
-    return path
-
-
-def read_newest_state(folder: str | Path, say: Callable[[str], None] = print) -> dict[str, Any] | None:
-    """The newest state in a run's folder that is whole, or None; a damaged one is named and the one before it used."""
-    for path in sorted(Path(folder).glob("state-*.pt"), reverse=True):
-        data = path.read_bytes()
-        body, check = data[:-32], data[-32:]
-        if hashlib.sha256(body).digest() != check:
-            say(f"{shown(path)} is damaged and was passed over.")
-            continue
-        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    return None

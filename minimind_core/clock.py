@@ -1,4 +1,4 @@
-"""A run's clock: pace, time left and memory. Left out of the trainer so that it can be read, and tested, alone."""
+"""A run's clocks: pace, time left, memory, and when to save. Apart from the trainer, to be read and tested alone."""
 
 from __future__ import annotations
 
@@ -49,6 +49,37 @@ class Clock:
         else:
             pace = self.elapsed() / max(done, 1)
         return pace * (total_steps - self.micro_step)
+
+
+class SaveClock:
+    """When the next save is due: at a given interval of micro-steps, else as often as saving may cost.
+
+    Without an interval all that is written along the way takes at most SHARE of the time. `first_cost` is a guess of
+    what the first save takes, in seconds; later ones are measured.
+    """
+
+    SHARE = 0.02
+    LEAST_SECONDS = 20.0  # between two saves, however cheap they are
+
+    def __init__(self, interval: int | None, first_cost: float) -> None:
+        self.interval, self.cost = interval, first_cost
+        self.spent = 0.0
+        self.saved_at = 0.0
+
+    def is_due(self, before: int, now: int, elapsed: float) -> bool:
+        """After an update that took the run from micro-step `before` to `now`, `elapsed` seconds into the training."""
+        if self.interval:
+            return now // self.interval > before // self.interval
+        return elapsed - self.saved_at >= self.LEAST_SECONDS and self.spent + self.cost <= self.SHARE * elapsed
+
+    def saved(self, seconds: float, elapsed: float) -> None:
+        """A save took `seconds`."""
+        self.cost, self.saved_at = seconds, elapsed
+        self.spent += seconds
+
+    def snapshot(self, seconds: float) -> None:
+        """Something else was written, which took `seconds`."""
+        self.spent += seconds
 
 
 def peak_memory_mib(device: torch.device) -> int:

@@ -6,13 +6,15 @@ Both give (X, Y, loss_mask): what the model reads, what it should say next, and 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .encoding import ADDED_BOS, ADDED_EOS, EncodedCorpus, encode_corpus
 from .errors import ConfigError
@@ -49,9 +51,7 @@ class PretrainDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if index is None:
-            return blank(self[0])
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         ids = self.ids(index)
         length = min(len(ids), self.max_length)
         padded = torch.full((self.max_length,), PAD_ID, dtype=torch.int64)
@@ -124,9 +124,7 @@ class PackedDataset(Dataset):
     def __len__(self) -> int:
         return max(1, self.total // self.block_length)
 
-    def __getitem__(self, index: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if index is None:
-            return blank(self[0])
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(f"block {index} of {len(self)}")
         block = torch.from_numpy(self._read(index * self.block_length, self.block_length + 1))
@@ -156,12 +154,6 @@ class PackedDataset(Dataset):
         """Where a segment of this epoch's order ends in the corpus."""
         before = int(self.ends[segment - 1]) if segment else 0
         return int(self.starts[segment]) + int(self.ends[segment]) - before
-
-
-def blank(row: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A row that counts nowhere: a process without a row of its own works on it, so that no other waits in vain."""
-    X, Y, loss_mask = row
-    return X, Y, torch.zeros_like(loss_mask)
 
 
 def rows_of(corpus: EncodedCorpus, split: str) -> np.ndarray:
@@ -223,7 +215,37 @@ class EpochBatches(Sampler[list]):
         start = number * step
         return order[start : min(start + step, self.used)][self.rank :: self.world].tolist()
 
-    def __iter__(self) -> Iterator[list[int | None]]:
+    def __iter__(self) -> Iterator[list[int]]:
         order = self.order()
         for number in range(self.first_batch, len(self)):
-            yield self.batch(order, number) or [None]
+            yield self.batch(order, number)
+
+
+def batch_loader(rows: Dataset, batches: EpochBatches, num_workers: int = 0, pin_memory: bool = False) -> DataLoader:
+    """Batches (X, Y, loss_mask), each (B, T) int64, in the order of `batches`; (0, T) where there is no row to take.
+
+    Draws nothing from torch's random numbers, so that a resumed run meets those that an undisturbed one would.
+    """
+    return DataLoader(
+        rows,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=partial(stacked, width=rows[0][0].shape[0]),
+        worker_init_fn=leave_signals_to_the_run,
+        generator=torch.Generator(),
+    )
+
+
+def stacked(rows: list[tuple[torch.Tensor, ...]], width: int) -> tuple[torch.Tensor, ...]:
+    """Rows of three (T,) tensors as three (B, T) ones; `width` is T, for a batch of no rows."""
+    if not rows:
+        return tuple(torch.zeros(0, width, dtype=torch.int64) for _ in range(3))
+    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """A Ctrl-C reaches loading processes too; they go on serving, so that the run can end as it wants to."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -1,20 +1,27 @@
-"""Several processes that train one model, started by torchrun: who am I, who saves, how gradients are added up.
+"""Several processes that train one model, started by torchrun: who am I, who saves, how sums are taken over all.
 
 Every process reads its own rows and adds its gradients to the others' before each update. Losses are divided by the
 number of tokens in all processes' micro-batches, so the sum of gradients is that of one process with the whole batch.
-Without torchrun everything here does nothing.
+Without torchrun everything here does nothing. Taught in notebook 06. Left out: DistributedDataParallel, which averages
+gradients as if every process had as many tokens.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from .errors import TrainingError
+
+PATIENCE = timedelta(minutes=30)  # how long processes wait for one that judges, saves or encodes
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,13 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def counted(self, loss_mask: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Tokens that count in all processes' micro-batches, and this one's share of their rows; loss_mask (B, T)."""
+        if self.size == 1:
+            return loss_mask.sum(), 1.0
+        both = self.total(torch.stack([loss_mask.sum(), loss_mask.new_tensor(len(loss_mask))]))
+        return both[0], len(loss_mask) / both[1]
+
     def add_gradients(self, model: nn.Module) -> None:
         """Replace every gradient by its sum over all processes."""
         if self.size == 1:
@@ -54,6 +68,29 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def gathered(self, value: Any) -> list[Any]:
+        """Every process's `value`, in order of rank."""
+        found = [value]
+        if self.size > 1:
+            found = [None] * self.size
+            dist.all_gather_object(found, value)
+        return found
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """What `make()` gives on the main process, for all; it may be on a disk that others cannot see."""
+        if self.size == 1:
+            return make()
+        found = [make() if self.is_main else None]
+        dist.broadcast_object_list(found)
+        return found[0]
+
+    def must_agree(self, name: str, value: Any) -> None:
+        """Raise TrainingError on every process unless all have the same `value`."""
+        found = self.gathered(value)
+        for rank, other in enumerate(found):
+            if other != found[0]:
+                raise TrainingError(f"process {rank} has another {name}: {other}, the main process {found[0]}.")
+
 
 @contextmanager
 def join_world(device_type: str) -> Iterator[World]:
@@ -65,7 +102,7 @@ def join_world(device_type: str) -> Iterator[World]:
     world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
     if device_type == "cuda":
         torch.cuda.set_device(world.local_rank)
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield world
         dist.barrier()  # nobody leaves while another is still at work

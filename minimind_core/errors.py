@@ -31,3 +31,7 @@ class InputError(CourseError, ValueError):
 
 class TrainingError(CourseError, RuntimeError):
     """A run that cannot start or had to stop; the last good state is kept."""
+
+
+class StorageError(CourseError, OSError):
+    """A file or folder that cannot be written: disk full, no permission, a folder in the way."""

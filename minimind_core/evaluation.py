@@ -65,7 +65,7 @@ def held_out_loss(
     total = torch.zeros((), dtype=torch.float64, device=parameter.device if parameter.device.type != "mps" else "cpu")
     tokens, utf8_bytes = 0, 0
     try:
-        for X, Y, loss_mask in DataLoader(dataset, batch_size):
+        for X, Y, loss_mask in DataLoader(dataset, batch_size, generator=torch.Generator()):
             longest = int(loss_mask.sum(dim=1).max())  # padding at the end of every row is not worth computing
             X, Y, mask = (t[:, :longest].to(parameter.device) for t in (X, Y, loss_mask))
             with context or nullcontext():

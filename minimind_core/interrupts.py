@@ -1,31 +1,44 @@
-"""The first Ctrl-C, stop button or SIGTERM asks a run to stop; a second one interrupts it at once."""
+"""Ctrl-C, the stop button, SIGTERM and a closed terminal ask a run to stop; a second one interrupts it at once."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+ONE_WISH_SECONDS = 1.0  # torchrun and a terminal may both pass one Ctrl-C on
 
 
 @contextmanager
 def gentle_stop(is_stopping: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
-    """While inside, SIGINT and SIGTERM call `stop()`, or raise KeyboardInterrupt when `is_stopping()` already.
+    """While inside, the first of SIGNALS calls `stop()`; a later one raises KeyboardInterrupt when `is_stopping()`.
 
-    Signals reach the main thread only; in another one this does nothing.
+    A signal that is ignored stays ignored: that is how nohup keeps a run alive. Signals reach the main thread only; in
+    another one this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    asked_at = 0.0
 
     def ask(number, frame):
-        if is_stopping():
+        nonlocal asked_at
+        now = time.monotonic()
+        if not is_stopping():
+            asked_at = now
+            stop()
+        elif now - asked_at > ONE_WISH_SECONDS:
             raise KeyboardInterrupt
-        stop()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, ask)
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -9,6 +9,7 @@ spreading experts over several GPUs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,11 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .layers import FeedForward
+
+
+def alone(value: Tensor) -> Tensor:
+    """The sum over all processes where there is one; the trainer puts the real one into each gate."""
+    return value
 
 
 class MoEGate(nn.Module):
@@ -29,6 +35,7 @@ class MoEGate(nn.Module):
         super().__init__()
         self.top_k, self.n_experts = config.num_experts_per_tok, config.n_routed_experts
         self.alpha, self.seq_aux, self.norm_topk_prob = config.aux_loss_alpha, config.seq_aux, config.norm_topk_prob
+        self.total: Callable[[Tensor], Tensor] = alone
         self.weight = nn.Parameter(torch.empty(self.n_experts, config.dim))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
@@ -41,14 +48,21 @@ class MoEGate(nn.Module):
         return indices.flatten(0, 1), weights.flatten(0, 1), aux_loss
 
     def _balance(self, scores: Tensor, indices: Tensor) -> Tensor:
-        """alpha · Σ_e share_e · E · mean score_e, per row and averaged (`seq_aux`) or over the batch at once."""
+        """alpha · Σ_e share_e · E · mean score_e, per row and averaged (`seq_aux`) or over the batch at once.
+
+        scores (B, T, E), indices (B, T, k). Of several processes each gives the loss of its own rows; their mean,
+        weighted by rows, is that of all. Over the batch, shares are taken of all processes' assignments.
+        """
         if not self.seq_aux:
             scores, indices = scores.flatten(0, 1)[None], indices.flatten(0, 1)[None]  # one row of N tokens
         chosen = indices.flatten(1)  # (B, T, k) → (B, T·k)
         counts = torch.zeros(len(chosen), self.n_experts, device=scores.device, dtype=torch.float32)
         counts.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float32))
-        load = counts * (self.n_experts / chosen.shape[1])  # share of assignments · E, 1 when even
-        return self.alpha * (load * scores.float().mean(dim=1)).sum(dim=1).mean()
+        if not self.seq_aux:
+            counts = self.total(counts)
+        load = counts * self.n_experts / counts.sum(dim=1, keepdim=True).clamp(min=1)  # E · share, 1 when even
+        mean_scores = scores.float().sum(dim=1) / max(scores.shape[1], 1)
+        return self.alpha * (load * mean_scores).sum() / max(len(load), 1)
 
 
 class MoEFeedForward(nn.Module):

@@ -1,13 +1,16 @@
 """What a run writes: metrics, log lines, weights, snapshots and states, all in one folder, by the main process alone.
 
-A disk that fails is reported and stops nothing; what was saved before stays whole (checkpoint.py).
+A disk that fails is reported and stops nothing; what was saved before stays whole (files.py). A run that lies in the
+way is moved aside, never overwritten.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,11 @@ from tokenizers import Tokenizer
 from torch import nn
 from tqdm import tqdm
 
-from . import checkpoint
+from . import checkpoint, run_state
+from .errors import CourseError, StorageError
+from .files import sweep
 from .paths import shown
+from .run_lock import run_lock
 from .tracking import MetricsLog
 from .wandb_mirror import WandbMirror
 
@@ -30,12 +36,19 @@ class RunFiles:
         self.metrics: MetricsLog | None = None
         self.wandb: WandbMirror | None = None
 
+    def lock(self):
+        """A context in which no other process may train this run."""
+        return run_lock(self.folder) if self.active else nullcontext()
+
     def say(self, text: str) -> None:
-        """Print above the progress bar, and keep it in train.log."""
+        """Print above the progress bar, and keep it in train.log. A terminal that is gone stops nothing."""
         if not self.active:
             return
-        with tqdm.external_write_mode(file=sys.stdout):
-            self._say(text)
+        try:
+            with tqdm.external_write_mode(file=sys.stdout):
+                self._say(text)
+        except (OSError, ValueError):  # the terminal was closed, or the pipe that took the output
+            pass
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(self.folder / "train.log", "a", encoding="utf-8") as file:
@@ -44,14 +57,25 @@ class RunFiles:
             pass
 
     def open(self, resumed_step: int | None) -> None:
-        """Begin the metrics file anew, or cut it back to the step that a resumed run goes on from."""
+        """Begin the metrics file anew, or cut it back to the step that a resumed run goes on from.
+
+        What a killed process left half written is removed. Raises StorageError, before anything is trained, where
+        these files cannot be written.
+        """
         if not self.active:
             return
-        if resumed_step is None:
-            put_aside(self.weights, self.say)
-        self.metrics = MetricsLog(self.folder / "metrics.jsonl", resumed_step)
+        with _words_for("the run's files"):
+            if resumed_step is None:
+                put_aside(self.weights, self.say)
+            for path in (self.weights, self.folder / "config.json", self.folder / "tokenizer.json"):
+                if path.is_dir():
+                    raise StorageError(f"{shown(path)} is a folder, where a file has to be written: move it away.")
+            sweep(self.weights.parent, self.weights.name)
+            sweep(self.folder)
+            sweep(self.folder / "snapshots")
+            self.metrics = MetricsLog(self.folder / "metrics.jsonl", resumed_step)
 
-    def mirror_to_wandb(self, project: str, config: dict[str, Any]) -> None:
+    def mirror_to_wandb(self, project: str, config: dict[str, Any], resumed: bool = False) -> None:
         """Send the same numbers to wandb from now on."""
         if self.active:
             self.wandb = WandbMirror(project, self.weights.stem, self.folder, config, self.say)
@@ -64,26 +88,41 @@ class RunFiles:
                 self.wandb.write(**row)
 
     def save(self, model: nn.Module, facts: dict[str, Any], step: int, state: dict[str, Any]) -> bool:
-        """Weights, facts and the state to resume from; False when the disk refused."""
+        """Weights, facts and the state to resume from; False when the disk refused.
+
+        Metrics come first: a state never lies on the disk without the lines of all updates before it.
+        """
         if self.metrics is None:
             return False
         try:
+            self.metrics.flush()
             checkpoint.save_weights(model, self.weights, facts, self.tokenizer)
-            checkpoint.write_state(self.folder, step, state)
+            run_state.write_state(self.folder, step, state)
             return True
-        except OSError as error:
-            self.say(f"Saving failed ({error.strerror or error}); the last checkpoint is untouched, training goes on.")
+        except (OSError, CourseError) as error:
+            self.say(f"Saving update {step} failed: {_reason(error)}. The save before is untouched; training goes on.")
             return False
 
-    def snapshot(self, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
-        """A copy of the weights of this moment, as snapshots/NAME.pth."""
+    def snapshot(self, name: str, model: nn.Module, facts: dict[str, Any]) -> bool:
+        """A copy of the weights of this moment, as snapshots/NAME.pth; False when the disk refused."""
         if self.metrics is None:
-            return
+            return False
         try:
             path = self.folder / "snapshots" / f"{name}.pth"
             checkpoint.save_weights(model, path, facts | {"snapshot": name}, self.tokenizer)
-        except OSError as error:
-            self.say(f"Snapshot {name} was not saved ({error.strerror or error}); training goes on.")
+            return True
+        except (OSError, CourseError) as error:
+            self.say(f"Snapshot {name} was not saved: {_reason(error)}. Training goes on.")
+            return False
+
+    def rescue(self, model: nn.Module, facts: dict[str, Any]) -> Path | None:
+        """Weights that a full disk refused, in the system's temporary folder; None when that has no room either."""
+        try:
+            path = Path(tempfile.mkdtemp(prefix="minimind-")) / self.weights.name
+            checkpoint.save_weights(model, path, facts, self.tokenizer)
+            return path
+        except (OSError, CourseError):
+            return None
 
     def close(self) -> None:
         """Close what is open."""
@@ -93,16 +132,45 @@ class RunFiles:
         self.metrics = self.wandb = None
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f' ({shown(error.filename)})' if isinstance(error.filename, str) else ''}"
+    return str(error).rstrip(".")
+
+
+@contextmanager
+def _words_for(what: str):
+    """Turn the system's refusal to write into a StorageError that says what to do."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"{what} cannot be written: {_reason(error)}. Free some space, or choose another folder with --out_dir "
+            "or MINIMIND_OUT."
+        ) from None
+
+
 def put_aside(weights: Path, say: Callable[[str], None]) -> None:
-    """Move a run that is in the way to `previous/` in the same folder; only the last one is kept there."""
+    """Move a run that is in the way to a folder of its own under `previous/`, and say so; nothing is ever replaced.
+
+    What has neither weights nor a state has nothing to lose, and stays to be written over.
+    """
     folder = checkpoint.run_folder(weights)
-    if not weights.exists() and not (folder / "metrics.jsonl").exists():
+    if not weights.is_file() and not run_state.state_files(folder):
         return
-    aside = weights.parent / "previous"
-    aside.mkdir(parents=True, exist_ok=True)
+    base = weights.parent / "previous" / time.strftime("%Y-%m-%d-%H%M%S")
+    aside, number = base, 1
+    while aside.exists():
+        number += 1
+        aside = base.with_name(f"{base.name}-{number}")
+    aside.mkdir(parents=True)
     for thing in (weights, folder):
-        old = aside / thing.name
-        shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
         if thing.exists():
-            shutil.move(thing, old)
-    say(f"An earlier run lay in {shown(weights)}; it was moved to {shown(aside)}.")
+            thing.rename(aside / thing.name)
+    size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
+    say(
+        f"An earlier run lay in {shown(weights)}. It was moved to {shown(aside)} ({size / 1e6:,.0f} MB; remove it when "
+        "you no longer want it)."
+    )

@@ -1,21 +1,29 @@
-"""A run's state as data: what is told about it beside its weights, and what it takes to go on exactly where it was.
+"""A run's state: what is told about it beside its weights, and what it takes to go on exactly where it was.
 
-Apart from the trainer so that the list of what a resumed run must share with its beginning can be read in one
-place; `run` is a trainer.Trainer.
+As data and as files: a state file ends with a sum of what is before it, so that a damaged one is noticed, and the one
+before it is kept. Nothing in it is executed when it is read. In the functions below `run` is a trainer.Trainer.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import checkpoint
-from .errors import TrainingError
+from .errors import CheckpointError, TrainingError
 from .evaluation import HeldOut
+from .files import staged, write_torch
 from .paths import shown
+
+FORMAT = 2
+KEPT_STATES = 2
+_SUM = hashlib.sha256().digest_size
 
 
 def facts_of(run: Any) -> dict[str, Any]:
@@ -57,6 +65,7 @@ def state_of(run: Any) -> dict[str, Any]:
         "scaler": run.scaler.state_dict(),
         "random": run.random_states,
         "position": [run.epoch, run.first_step, run.step, run.micro_step, run.tokens],
+        "skips": list(run.skips),
         "best": list(run.best) if run.best else None,
         "held_out": list(astuple(run.last_held_out)) if run.last_held_out else None,
         "last_loss": run.last_loss,
@@ -67,19 +76,118 @@ def state_of(run: Any) -> dict[str, Any]:
 
 def restore(run: Any, state: dict[str, Any]) -> None:
     """Put a run where `state` was taken. Raises TrainingError, naming both values, when it belongs to another run."""
-    mine, theirs = run.plan.identity(), state["identity"]
-    for name in mine:
-        if mine[name] != theirs.get(name):
-            raise TrainingError(
-                f"this run cannot be resumed with another {name}: it was started with {theirs.get(name)}, now "
-                f"it is {mine[name]}. Use the old one, or another --out_dir for a new run."
-            )
-    checkpoint.unwrapped(run.model).load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.scaler.load_state_dict(state["scaler"])
-    run.epoch, run.first_step, run.step, run.micro_step, run.tokens = state["position"]
-    run.best = tuple(state["best"]) if state["best"] else None
-    run.last_held_out = HeldOut(*state["held_out"]) if state["held_out"] else None
-    run.last_loss, run.log_losses = state["last_loss"], state["log_losses"]
-    run.seconds = state["seconds"]
-    run.set_random(state["random"])
+    try:
+        refuse_another_run(run.plan.identity(), state["identity"])
+        checkpoint.unwrapped(run.model).load_state_dict(state["model"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.scaler.load_state_dict(state["scaler"])
+        run.epoch, run.first_step, run.step, run.micro_step, run.tokens = state["position"]
+        run.skips = list(state["skips"])
+        run.best = tuple(state["best"]) if state["best"] else None
+        run.last_held_out = HeldOut(*state["held_out"]) if state["held_out"] else None
+        run.last_loss, run.log_losses = state["last_loss"], list(state["log_losses"])
+        run.seconds = state["seconds"]
+        run.set_random(state["random"])
+    except TrainingError:
+        raise
+    except Exception as error:  # torch raises errors of many kinds for what does not fit
+        raise CheckpointError(
+            f"the newest state in {shown(run.folder)} does not hold what this run needs ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:120]}). It was written by something else; move it away."
+        ) from None
+
+
+WHY = {
+    "corpus": "the text that it still has to read would be another one",
+    "tokenizer": "the ids that its weights know would mean other tokens",
+    "encoding": "this version of the course encodes text in another way; use the version that began the run",
+    "recipe": "its optimizer and data order are those of the recipe; this may also be another version of the course",
+    "dtype": "its numbers would be other ones from here on (a GPU may have been exchanged for a CPU)",
+    "batch_size": "its place in the data is counted in micro-batches",
+    "accumulation_steps": "its place in the data and its learning rate are counted in micro-batches",
+    "number of processes": "its place in the data is counted in batches of all processes together",
+    "epochs": "its learning rate was laid out to fall until the end of the last epoch",
+    "max_steps": "its learning rate was laid out to fall until the last update",
+    "learning_rate": "its schedule has been followed so far and would jump",
+    "warmup_iters": "its schedule has been followed so far and would jump",
+}
+
+
+def refuse_another_run(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Raise TrainingError, naming both values and why they cannot be mixed, unless both describe the same run."""
+    for name, now in mine.items():
+        then = theirs.get(name)
+        if now == then:
+            continue
+        if isinstance(now, dict) and isinstance(then, dict):
+            keys = [key for key in now | then if now.get(key) != then.get(key)]
+            then = ", ".join(f"{key}={then.get(key)}" for key in keys)
+            now = ", ".join(f"{key}={now.get(key)}" for key in keys)
+        why = f" ({WHY[name]})" if name in WHY else ""
+        raise TrainingError(
+            f"this run cannot be resumed with another {name}{why}: it was started with {then}, now it is {now}. "
+            "Go on with the old one, or start a new run in another --out_dir."
+        )
+
+
+# --- state files --------------------------------------------------------------------------------------------------
+
+
+def write_state(folder: str | Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state-STEP.pt` for resuming, with a sum at its end, and keep the newest two."""
+    folder = Path(folder)
+    path = folder / f"state-{step:08d}.pt"
+    whole = {"format": FORMAT, **state}
+    with staged(path, lambda file: file.write(write_torch(whole, file))):
+        pass
+    for old in state_files(folder)[KEPT_STATES:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def state_files(folder: str | Path) -> list[Path]:
+    """A run's state files, newest first."""
+    return sorted((path for path in Path(folder).glob("state-*.pt") if path.is_file()), reverse=True)
+
+
+def read_newest_state(folder: str | Path, say: Callable[[str], None] = print) -> dict[str, Any] | None:
+    """The newest state in a run's folder that is whole, or None where there is none at all.
+
+    A damaged one is named and the one before it used; CheckpointError when all are damaged, since starting afresh
+    would throw a run away that may still be mended.
+    """
+    paths = state_files(folder)
+    for path in paths:
+        try:
+            return read_state(path)
+        except CheckpointError as error:
+            say(f"{error} It was passed over.")
+    if paths:
+        raise CheckpointError(
+            f"no state in {shown(folder)} can be read ({', '.join(path.name for path in paths)}). Put back a copy if "
+            "you have one; without --resume a new run starts and the old one is moved aside."
+        )
+    return None
+
+
+def read_state(path: str | Path) -> dict[str, Any]:
+    """The state in a file. Raises CheckpointError when it is damaged, holds something else, or could execute code."""
+    path = Path(path)
+    try:
+        left, digest = path.stat().st_size - _SUM, hashlib.sha256()
+        with open(path, "rb") as file:
+            while left > 0 and (block := file.read(min(left, 1 << 20))):
+                digest.update(block)
+                left -= len(block)
+            whole = file.read() == digest.digest()
+    except OSError as error:
+        raise CheckpointError(f"{shown(path)} cannot be read: {error.strerror or error}.") from None
+    if not whole:
+        raise CheckpointError(f"{shown(path)} is damaged or was cut short ({path.stat().st_size:,} bytes).")
+    state = checkpoint.read_torch_file(path)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else f"a {type(state).__name__}"
+        raise CheckpointError(
+            f"{shown(path)} is not a state that this version of the course wrote (format {found}, needed {FORMAT})."
+        )
+    return state

@@ -6,18 +6,17 @@ notebooks 06 and 07.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .checkpoint import read_facts, run_folder
-from .errors import CheckpointError, TrainingError
+from .errors import CheckpointError
 from .paths import PROJECT, out_dir, shown
 from .plan import RunPlan
+from .run_lock import lock_holder
 from .tracking import read_metrics
 
 
@@ -82,54 +81,7 @@ def run_of(plan: RunPlan) -> RunOnDisk | None:
     return RunOnDisk(plan.weights, facts)
 
 
-# --- one process per run ------------------------------------------------------------------------------------------
-
-
-def _try_lock(file) -> bool:
-    """Take the lock of an open file without waiting; the kernel releases it when the process ends, however it ends."""
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
-
-
-@contextmanager
-def run_lock(folder: str | Path):
-    """Hold a run's lock; TrainingError when another process holds it."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "a+", encoding="utf-8") as file:
-        if not _try_lock(file):
-            holder = lock_holder(folder) or "?"
-            raise TrainingError(
-                f"{shown(folder)} is being trained by another process (number {holder}). Wait for it, stop it, or "
-                "choose another --out_dir."
-            )
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def lock_holder(folder: str | Path) -> str | None:
-    """The process number that holds a run's lock, or None when nobody does."""
-    path = Path(folder).parent / f".{Path(folder).name}.lock"
-    try:
-        with open(path, "r+", encoding="utf-8") as file:
-            if _try_lock(file):
-                return None
-            return file.read().strip() or "?"
-    except OSError:
-        return None
+# --- runs in a process of their own ---------------------------------------------------------------------------------
 
 
 def start_run(**flags: Any) -> subprocess.Popen:

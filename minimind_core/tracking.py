@@ -6,57 +6,91 @@ Taught in notebook 06. Left out: wandb, which shows the same numbers elsewhere (
 from __future__ import annotations
 
 import json
+import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
+from .files import atomic_write
 from .paths import shown
 
 
 class MetricsLog:
-    """Appends dictionaries to a JSON-lines file; lines past `last_step` are cut off first when a run is resumed."""
+    """Appends dictionaries to a JSON-lines file; lines past `last_step` are cut off first when a run is resumed.
+
+    A full disk loses nothing: lines wait in memory and are written as soon as there is room. The file holds whole
+    lines only, but for one that is being written.
+    """
 
     def __init__(self, path: str | Path, last_step: int | None = None) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [] if last_step is None else [r for r in read_metrics(self.path) if r["step"] <= last_step]
-        unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        unfinished.write_text("".join(_line(row) for row in kept), encoding="utf-8")
-        os.replace(unfinished, self.path)
-        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        kept = [] if last_step is None else [row for row in read_metrics(self.path) if row["step"] <= last_step]
+        atomic_write(self.path, b"".join(map(_line, kept)))
+        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
+        self.size = self.file.tell()
+        self.waiting = b""
 
     def write(self, **row: Any) -> None:
-        """Add a line; readers see it at once."""
-        self.file.write(_line(row))
-        self.file.flush()
+        """Add a line; readers see it at once, or once there is room on the disk."""
+        self.waiting += _line(row)
+        with suppress(OSError):  # tried again with the next line, and before each save
+            self._write_waiting()
+
+    def flush(self) -> None:
+        """Put all lines on the disk for good; raises OSError when it refuses."""
+        self._write_waiting()
+        os.fsync(self.file.fileno())
+
+    def _write_waiting(self) -> None:
+        try:
+            written = 0
+            while written < len(self.waiting):
+                written += self.file.write(self.waiting[written:])
+        except OSError:
+            self.file.truncate(self.size)  # no half line in the middle of the file
+            raise
+        self.size += len(self.waiting)
+        self.waiting = b""
 
     def close(self) -> None:
+        with suppress(OSError):
+            self._write_waiting()
         self.file.close()
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def _line(row: dict[str, Any]) -> bytes:
+    """A row as JSON; a number that is not finite, which JSON has no word for, as null."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return (json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """All lines of a metrics file, oldest first; a last line that is being written is left out.
 
-    Raises CheckpointError, naming the line, for a file that is not metrics.
+    A null, which stands for a number that was not finite, is read as nan. Raises CheckpointError, naming the line, for
+    a file that is not metrics.
     """
     path = Path(path)
-    if not path.exists():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise CheckpointError(f"{shown(path)} cannot be read: {error.strerror or error}.") from None
     rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = text.split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip() or number == len(lines):
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise CheckpointError(f"{shown(path)}, line {number}: not a line of metrics: {line[:60]!r}.")
-        rows.append(row)
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise CheckpointError(
+                f"{shown(path)}, line {number}: not a line of metrics: {line[:60]!r}. Mend or remove that line."
+            )
+        rows.append({key: math.nan if value is None else value for key, value in row.items()})
     return rows

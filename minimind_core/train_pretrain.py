@@ -34,7 +34,6 @@ def main(argv: list[str] | None = None) -> int:
 def _run(given: dict[str, Any], world) -> int:
     from .plan import plan_run
     from .preflight import estimate, spoken_time
-    from .runs import run_lock
     from .trainer import Trainer
 
     say = print if world.is_main else (lambda text: None)
@@ -58,17 +57,12 @@ def _run(given: dict[str, Any], world) -> int:
             "--data_path dataset/sample.jsonl make it short."
         )
     sys.stdout.flush()
-    from .checkpoint import run_folder
-
-    if world.is_main:
-        with run_lock(run_folder(plan.weights)):
-            trainer = Trainer(plan, world=world, bar=sys.stderr.isatty())
-            result = trainer.fit()
-    else:
-        result = Trainer(plan, world=world, bar=False).fit()
+    result = Trainer(plan, world=world, bar=world.is_main and sys.stderr.isatty()).fit()
     if result.held_out is not None:
         say(f"Held out: {result.held_out}; lowest {result.best_held_out:.3f} after update {result.best_step}.")
     say(f"Weights: {os.path.relpath(result.weights)}")
+    if not result.saved:
+        return 1
     return 0 if result.complete else 130
 
 

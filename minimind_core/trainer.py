@@ -6,35 +6,37 @@ keeping; a run that is stopped in between goes back to the last update. Taught i
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from . import checkpoint
-from .clock import Clock, peak_memory_mib
-from .dataset import EpochBatches
+from . import checkpoint, run_state
+from .clock import Clock, SaveClock, peak_memory_mib
+from .dataset import EpochBatches, batch_loader
 from .distributed import World
 from .errors import TrainingError
 from .evaluation import HeldOut, held_out_loss
+from .faults import check_numbers, in_words
 from .interrupts import gentle_stop
-from .model import MiniMindLM
+from .model import MiniMindLM, parameter_count
+from .moe import MoEGate
 from .optim import build_optimizer
 from .paths import shown
 from .plan import RunPlan
 from .precision import autocast_context, make_scaler
+from .progress import Progress
 from .run_files import RunFiles
-from .run_state import facts_of, restore, state_of
 from .training import Hooks, train_epoch
 
-SAVE_SHARE = 0.02  # of the time that saving may take when no interval is given
+DISK_BYTES_PER_SECOND = 150e6  # a guess, for the time of the first save
 SNAPSHOT_SHARES = (0.05, 0.15, 0.35, 0.65)
 
 
@@ -50,6 +52,7 @@ class RunResult:
     best_step: int | None
     seconds: float
     weights: Path
+    saved: bool  # whether `weights` are those of the last update
 
 
 class Trainer(Hooks):
@@ -89,6 +92,9 @@ class Trainer(Hooks):
         self.folder, self.say = self.files.folder, self.files.say
         torch.manual_seed(train.seed)
         self.model = (model or MiniMindLM(plan.model)).to(plan.device)
+        for module in self.model.modules():
+            if isinstance(module, MoEGate):
+                module.total = self.world.total
         self.optimizer = build_optimizer(self.model, recipe, self.lr)
         self.scaler = make_scaler(plan.device, plan.dtype)
         self.context = autocast_context(plan.device, plan.dtype)
@@ -102,58 +108,81 @@ class Trainer(Hooks):
             world=self.world.size,
         )
         self.epoch = self.step = self.micro_step = self.tokens = 0
+        self.skips = [0, 0]  # updates that a gradient scaler skipped: in all, and in a row
         self.best: tuple[float, int] | None = None
         self.last_held_out: HeldOut | None = None
         self.last_loss = math.nan
+        self.log_losses: list[float] = []
         self.seconds = 0.0
-        self.save_seconds: float | None = None
+        self.random_states: list[dict[str, Tensor]] | None = None  # after the last update, of each process
         self.last_saved_step = -1
         self._window: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.log_losses: list[float] = []
-        self._updating = False
-        self.random_states: dict[str, Tensor] | None = None  # as they were after the last update
+        self._updating = self._asked_to_stop = False
+        self._best_model: tuple[MiniMindLM, dict[str, Any]] | None = None  # not written yet
         self._eval_every = train.eval_interval or max(1, plan.updates // 20)
         self._snapshots = {max(1, round(plan.updates * share)) for share in SNAPSHOT_SHARES}
+        self._save_bytes = 4 * 4 * parameter_count(self.model)
 
     # --- the run -----------------------------------------------------------------------------------------------
 
     def fit(self) -> RunResult:
-        """Train until the run is complete or stopped (Ctrl-C, the stop button, `stop()`); then save and say so."""
-        self.should_stop = False
-        resumed = self._resume() if self.plan.train.resume and self.step == 0 else self._go_on()
-        if self.step >= self.plan.updates:
-            self.say(f"This run is complete: {self.step} updates; its weights are in {shown(self.plan.weights)}.")
+        """Train until the run is complete or stopped (Ctrl-C, the stop button, `stop()`); then save and say so.
+
+        Raises TrainingError when it had to stop, or another process trains this run; StorageError, before it starts,
+        when its files cannot be written.
+        """
+        with self.files.lock():
+            self.should_stop = self._asked_to_stop = False
+            self._agree()
+            resumed = self._resume() if self.plan.train.resume and self.step == 0 else self._go_on()
+            if self.step >= self.plan.updates:
+                self.say(f"This run is complete: {self.step} updates; its weights are in {shown(self.plan.weights)}.")
+                return self._result()
+            self._open_files(resumed)
+            self.clock = Clock(self.micro_step)
+            self.saves = SaveClock(self.plan.train.save_interval, self._save_bytes / DISK_BYTES_PER_SECOND)
+            self.progress = Progress(self.total_steps, self.micro_step, self.bar and self.world.is_main)
+            try:
+                with in_words(self), gentle_stop(lambda: self.should_stop or self._asked_to_stop, self.stop):
+                    self._first_look()
+                    while self.step < self.plan.updates and not self.should_stop:
+                        loader = self._loader()
+                        train_epoch(self.epoch, self.model, loader, self.optimizer, self.scaler, self.context, self)
+                        if not self.should_stop and self.first_step >= self.iter_per_epoch:
+                            self.epoch, self.first_step = self.epoch + 1, 0
+            finally:
+                self.progress.close()
+                self.optimizer.zero_grad(set_to_none=True)
+                self._window.clear()
+                self._close_files()
+                self.seconds += self.clock.elapsed()
             return self._result()
-        self._open_files(resumed)
-        self.clock = Clock(self.micro_step)
-        try:
-            with gentle_stop(lambda: self.should_stop, self.stop), self._progress():
-                self._first_look()
-                while self.step < self.plan.updates and not self.should_stop:
-                    train_epoch(self.epoch, self.model, self._loader(), self.optimizer, self.scaler, self.context, self)
-                    if not self.should_stop and self.first_step >= self.iter_per_epoch:
-                        self.epoch, self.first_step = self.epoch + 1, 0
-        finally:
-            self.optimizer.zero_grad(set_to_none=True)
-            self._window.clear()
-            self._close_files()
-            self.seconds += self.clock.elapsed()
-        return self._result()
 
     def stop(self) -> None:
-        """Ask the run to stop after the micro-step that it is in; what it has learned is saved."""
-        self.should_stop = True
+        """Ask the run to stop after the micro-step that it is in; what it has learned is saved.
+
+        Several processes stop after the update that they are in, so that none waits for another.
+        """
+        self._asked_to_stop = True
+        self.should_stop = self.world.size == 1
+
+    def _agree(self) -> None:
+        """All processes must be about to train the same run."""
+        found = self.world.gathered(self.plan.identity())
+        for rank, other in enumerate(found):
+            differ = [name for name in found[0] if found[0][name] != other[name]]
+            if differ:
+                raise TrainingError(
+                    f"process {rank} has another {differ[0]} ({other[differ[0]]}) than the main process "
+                    f"({found[0][differ[0]]}): start all with the same flags, files and version."
+                )
 
     def _loader(self) -> DataLoader:
         if hasattr(self.plan.train_set, "set_epoch"):
             self.plan.train_set.set_epoch(self.epoch)
         self.batches.set_epoch(self.epoch, self.first_step)
-        return DataLoader(
-            self.plan.train_set,
-            batch_sampler=self.batches,
-            num_workers=self.plan.train.num_workers,
-            pin_memory=self.device.type == "cuda",
-        )
+        workers = self.plan.train.num_workers
+        return batch_loader(self.plan.train_set, self.batches, workers, pin_memory=self.device.type == "cuda")
 
     def _first_look(self) -> None:
         if self.random_states is None:
@@ -165,15 +194,15 @@ class Trainer(Hooks):
     def after_backward(self, epoch: int, step: int, ce: Tensor, aux_loss: Tensor, tokens: Tensor) -> None:
         self._window.append((ce, aux_loss, tokens))
         self.clock.tick()
-        if self.progress is not None:
-            self.progress.update(1)
+        self.progress.step()
         if step % self.plan.train.log_interval == 0 and not self.closes_window(step):
             self._log_line(epoch, step, float(ce + aux_loss))
 
     def before_update(self, epoch: int, step: int, lr: float, grad_norm: Tensor) -> None:
-        window = torch.stack([torch.stack([ce, aux]) for ce, aux, _ in self._window])
-        ce, aux = self.world.total(window).unbind(1)  # each process holds its share of the losses
-        ce, aux = ce.tolist(), aux.tolist()
+        losses = [torch.stack([ce, aux]) for ce, aux, _ in self._window]
+        wish = losses[0].new_tensor([self._asked_to_stop, 0])
+        *window, wish = self.world.total(torch.stack([*losses, wish])).tolist()  # each has its share of the losses
+        ce, aux = zip(*window, strict=True)
         tokens = torch.stack([count for _, _, count in self._window]).tolist()
         self._row = {
             "ce": sum(ce) / len(ce),
@@ -183,50 +212,36 @@ class Trainer(Hooks):
         }
         self._micro_loss = ce[-1] + aux[-1]
         self._new_tokens = int(sum(tokens))
-        loss = self._row["ce"] + self._row["aux_loss"]
-        if not math.isfinite(loss) or (not math.isfinite(self._row["grad_norm"]) and not self.scaler.is_enabled()):
-            kept = f"the weights of update {self.step}" if self._weights_are_finite() else "those of the last save"
-            raise TrainingError(
-                f"update {self.step + 1} (epoch {epoch + 1}, micro-step {step}): loss {loss}, learning rate {lr:.6g}, "
-                f"gradient norm {self._row['grad_norm']}. The run stopped before this update was applied; {kept} "
-                f"are kept. Try a lower --learning_rate, and look at the text that it was "
-                f"made of: {self._rows_of_update(step)}."
-            )
+        check_numbers(self, step, self._row)
+        if wish[0]:
+            self.should_stop = True
         self._updating = True
-
-    def _weights_are_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
-
-    def _rows_of_update(self, step: int) -> str:
-        """The corpus rows in the micro-batches of the update that ends with micro-step `step`, in words."""
-        order = self.batches.order()
-        first = step - step % self.accumulation_steps
-        items = [item for number in range(first, step + 1) for item in self.batches.batch(order, number)]
-        rows = sorted({row for item in items for row in self.plan.train_set.corpus_rows(item)})
-        shown_rows = ", ".join(map(str, rows[:40])) + (f" and {len(rows) - 40} more" if len(rows) > 40 else "")
-        return f"rows {shown_rows} of {shown(self.plan.corpus.path)}"
 
     def after_update(self, epoch: int, step: int) -> None:
         self._updating = False
         self.step += 1
-        self._micro_step_before = self.micro_step
+        before = self.micro_step
         self.micro_step = epoch * self.iter_per_epoch + step + 1
         self.first_step = step + 1
         self.tokens += self._new_tokens
         self._window.clear()
-        self.last_loss = self._row["ce"] + self._row["aux_loss"]
+        loss = self._row["ce"] + self._row["aux_loss"]
+        if math.isfinite(loss):  # a skipped update's need not be
+            self.last_loss = loss
+            self.log_losses.append(loss)
         row = {
             "step": self.step,
             "micro_step": self.micro_step,
             "epoch": epoch + 1,
-            "loss": self.last_loss,
+            "loss": loss,
             **self._row,
             "tokens": self.tokens,
             "time": round(self.clock.elapsed() + self.seconds, 3),
             "tokens_per_s": round(self.clock.rate(self._new_tokens), 1),
             "memory": peak_memory_mib(self.device),
         }
-        self.log_losses.append(self.last_loss)
+        if self.scaler.is_enabled():
+            row["skipped"] = self.skips[0]
         self.files.write(row)
         if self.on_update:
             self.on_update(row)
@@ -237,10 +252,10 @@ class Trainer(Hooks):
         if self.step % self._eval_every == 0 or done:
             self._judge()
         if self.step in self._snapshots:
-            self.files.snapshot(f"step-{self.step:08d}", self.model, facts_of(self))
+            self._snapshot(f"step-{self.step:08d}", self.model, run_state.facts_of(self))
         if done:
             self.should_stop = True
-        elif self._save_is_due():
+        elif self.world.is_main and self.saves.is_due(before, self.micro_step, self.clock.elapsed()):
             self._save()
 
     # --- judging and logging --------------------------------------------------------------------------------------
@@ -260,8 +275,9 @@ class Trainer(Hooks):
         }
         if self.best is None or self.last_held_out.loss < self.best[0]:
             self.best = (self.last_held_out.loss, self.step)
-            if self.step:
-                self.files.snapshot("best", self.model, facts_of(self))
+            if self.step:  # in memory until the next save, since it may be soon outdone
+                best = copy.deepcopy(checkpoint.unwrapped(self.model)).to("cpu")
+                self._best_model = (best, run_state.facts_of(self))
         self.files.write(row)
         if self.on_held_out:
             self.on_held_out(row)
@@ -283,40 +299,45 @@ class Trainer(Hooks):
     # --- saving and resuming --------------------------------------------------------------------------------------
 
     def _remember_boundary(self) -> None:
-        """Random states after an update; a stop in mid-accumulation goes back to them."""
-        self.random_states = {"cpu": torch.get_rng_state()}
+        """Random states after an update; a stop in mid-accumulation goes back to them. Only dropout draws from them."""
+        mine = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda" and self.plan.model.dropout:
-            self.random_states["cuda"] = torch.cuda.get_rng_state(self.device)
+            mine["cuda"] = torch.cuda.get_rng_state(self.device)
+        self.random_states = self.world.gathered(mine) if self.plan.model.dropout else [mine]
 
-    def _save_is_due(self) -> bool:
-        interval = self.plan.train.save_interval
-        if interval:
-            return self.micro_step // interval > self._micro_step_before // interval
-        if self.save_seconds is None:
-            return self.step >= 10
-        return self.clock.elapsed() - self._saved_at > max(self.save_seconds / SAVE_SHARE, 20)
+    def weights_are_finite(self) -> bool:
+        """Whether no weight has become nan or infinite."""
+        return all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
 
     def _save(self) -> None:
-        """Weights, facts and the state to resume from; takes the time, by which the next save is due."""
+        """Weights, facts and the state to resume from, and the best weights; takes the time that it costs."""
         if self.last_saved_step == self.step:
             return
-        if not self._weights_are_finite():
+        if not self.weights_are_finite():
             self.say(f"The weights of update {self.step} are not finite and were not saved; the save before is kept.")
             return
         started = time.perf_counter()
-        if self.files.save(self.model, facts_of(self), self.step, state_of(self)):
+        if self._best_model is not None and self._snapshot("best", *self._best_model):
+            self._best_model = None
+        if self.files.save(self.model, run_state.facts_of(self), self.step, run_state.state_of(self)):
             self.last_saved_step = self.step
-        self.save_seconds = time.perf_counter() - started
-        self._saved_at = self.clock.elapsed()
-        self.clock.pause(self.save_seconds)
+        seconds = time.perf_counter() - started
+        self.clock.pause(seconds)
+        self.saves.saved(seconds, self.clock.elapsed())
+
+    def _snapshot(self, name: str, model: MiniMindLM, facts: dict[str, Any]) -> bool:
+        started = time.perf_counter()
+        written = self.files.snapshot(name, model, facts)
+        self.saves.snapshot(time.perf_counter() - started)
+        return written
 
     def _resume(self) -> bool:
         """Go back to the newest state of this run; says so, and says when there is none."""
-        state = checkpoint.read_newest_state(self.folder, self.say)
+        state = self.world.from_main(lambda: run_state.read_newest_state(self.folder, self.say))
         if state is None:
             self.say(f"Nothing to resume in {shown(self.folder)}: the run starts afresh.")
             return False
-        restore(self, state)
+        run_state.restore(self, state)
         self.last_saved_step = self.step
         self.say(f"Resumed after update {self.step} of {self.plan.updates}.")
         return True
@@ -329,31 +350,37 @@ class Trainer(Hooks):
         self.micro_step = self.epoch * self.iter_per_epoch + self.first_step
         return True
 
-    def set_random(self, states: dict[str, Tensor]) -> None:
-        torch.set_rng_state(states["cpu"])
-        if "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"], self.device)
+    def set_random(self, states: list[dict[str, Tensor]]) -> None:
+        """Put torch's random numbers where they were; `states` is one for all processes, or one for each."""
+        mine = states[self.world.rank if len(states) > 1 else 0]
+        torch.set_rng_state(mine["cpu"])
+        if "cuda" in mine and self.device.type == "cuda":
+            torch.cuda.set_rng_state(mine["cuda"], self.device)
         self.random_states = states
 
     def _open_files(self, resumed: bool) -> None:
         self.files.open(self.step if resumed else None)
         if self.plan.train.use_wandb:
             config = {"model": self.plan.model.to_dict(), "train": self.plan.train.to_dict()}
-            self.files.mirror_to_wandb(self.plan.train.wandb_project, config)
+            self.files.mirror_to_wandb(self.plan.train.wandb_project, config, resumed)
 
     def _close_files(self) -> None:
+        """The last save of this `fit`, and a word on how it ended."""
         try:
             if not self._updating:  # interrupted inside an update, the weights are neither old nor new
                 self._save()
         finally:
             self.files.close()
-        saved = self.last_saved_step == self.step or not self.world.is_main
+        kept = f"weights in {shown(self.plan.weights)}"
+        if self.last_saved_step != self.step and self.world.is_main:
+            kept = f"NOT saved; {shown(self.plan.weights)} and the states beside it are those of an earlier save"
+            if not self._updating and self.weights_are_finite():
+                rescued = self.files.rescue(self.model, run_state.facts_of(self))
+                kept += f", but its weights are in {rescued}" if rescued else ", and no other folder took its weights"
         if self.step >= self.plan.updates:
-            kept = f"weights in {shown(self.plan.weights)}" if saved else "its weights could NOT be saved"
             self.say(f"Done: {self.step} updates, loss {self.last_loss:.3f}; {kept}.")
         elif self.should_stop:
-            kept = "saved" if saved else "NOT saved"
-            self.say(f"Stopped after update {self.step} of {self.plan.updates}, loss {self.last_loss:.3f}: {kept}.")
+            self.say(f"Stopped after update {self.step} of {self.plan.updates}, loss {self.last_loss:.3f}; {kept}.")
 
     def _result(self) -> RunResult:
         best = self.best or (None, None)
@@ -365,20 +392,5 @@ class Trainer(Hooks):
             *best,
             self.seconds,
             self.plan.weights,
+            self.last_saved_step == self.step or not self.world.is_main,
         )
-
-    # --- surroundings ---------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _progress(self):
-        self.progress = None
-        if self.bar and self.world.is_main:
-            self.progress = tqdm(
-                total=self.total_steps, initial=self.micro_step, unit="step", dynamic_ncols=True, leave=False
-            )
-        try:
-            yield
-        finally:
-            if self.progress is not None:
-                self.progress.close()
-            self.progress = None

@@ -111,11 +111,11 @@ def train_epoch(
         for param_group in optimizer.param_groups:
             param_group["lr"] = lr
 
-        tokens = hooks.world.total(loss_mask.sum())
+        tokens, share = hooks.world.counted(loss_mask)
         with ctx:
             output = model(X)
             ce = masked_cross_entropy(output.logits, Y, loss_mask, total=tokens)
-            aux_loss = output.aux_loss / hooks.world.size
+            aux_loss = output.aux_loss * share
             loss = (ce + aux_loss) / hooks.window(step)
 
         scaler.scale(loss).backward()

@@ -12,8 +12,10 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from minimind_core import CheckpointError, MiniMindLM, checkpoint, load_model, load_run, save_weights
-from minimind_core.checkpoint import atomic_write, read_facts, read_newest_state, write_state
+from minimind_core import CheckpointError, MiniMindLM, checkpoint, files, load_model, load_run, save_weights
+from minimind_core.checkpoint import read_facts
+from minimind_core.files import atomic_write
+from minimind_core.run_state import read_newest_state, write_state
 
 IDS = torch.tensor([[1, 7, 9, 4], [3, 3, 8, 0]])
 
@@ -164,7 +166,7 @@ def test_a_disk_too_full_for_weights_leaves_a_pair_that_loads(saved, tiny_model,
             raise OSError(28, "No space left on device")
         return open(name, mode, **more)
 
-    monkeypatch.setattr(checkpoint, "open", full, raising=False)
+    monkeypatch.setattr(files, "open", full, raising=False)
     for seed in range(times):
         with pytest.raises(OSError, match="No space"):
             save_weights(tiny_model(seed=10 + seed), path)

@@ -32,7 +32,7 @@ from minimind_core.checkpoint import read_facts
 from minimind_core.cli import friendly, parse_flags
 from minimind_core.paths import PROJECT
 from minimind_core.preflight import spoken_time
-from minimind_core.runs import run_lock
+from minimind_core.run_lock import run_lock
 
 SEEDS_FLAGS = """
     out_dir epochs batch_size learning_rate device dtype use_wandb wandb_project num_workers accumulation_steps

@@ -38,6 +38,7 @@ from minimind_core import (
     build_optimizer,
     checkpoint,
     held_out_loss,
+    interrupts,
     list_runs,
     load_model,
     load_run,
@@ -46,13 +47,14 @@ from minimind_core import (
     quick_model,
     read_metrics,
     run_files,
+    run_state,
     save_tokenizer,
     train_epoch,
 )
 from minimind_core.checkpoint import read_facts
 from minimind_core.distributed import World
 from minimind_core.plan import plan_run, profile_named
-from minimind_core.runs import lock_holder, run_lock
+from minimind_core.run_lock import lock_holder, run_lock
 
 DIFFERS = {"time", "tokens_per_s", "memory"}  # between equal runs
 KINDS = [(recipe, use_moe) for recipe in RECIPES for use_moe in (False, True)]
@@ -283,7 +285,11 @@ def test_nothing_unfinished_is_left_in_a_runs_folder(finished):
     names = {p.name for p in run.folder.iterdir()}
     state = f"state-{run.trainer.plan.updates:08d}.pt"
     assert names == {"config.json", "tokenizer.json", "metrics.jsonl", "train.log", "snapshots", state}
-    assert {p.name for p in run.result.weights.parent.iterdir()} == {"pretrain_16.pth", "pretrain_16"}
+    assert {p.name for p in run.result.weights.parent.iterdir()} == {
+        "pretrain_16.pth",
+        "pretrain_16",
+        ".pretrain_16.lock",
+    }
 
 
 def test_listeners_receive_the_lines_as_they_are_written(bench):
@@ -334,8 +340,8 @@ def test_warm_up_is_given_in_micro_steps_and_used(bench):
 @pytest.mark.parametrize("save_interval", [1, 3, 4, 1000, None])
 def test_the_end_is_saved_whatever_the_interval(bench, monkeypatch, save_interval):
     saved: list[int] = []
-    really = checkpoint.write_state
-    monkeypatch.setattr(checkpoint, "write_state", lambda f, step, s: (saved.append(step), really(f, step, s))[1])
+    really = run_state.write_state
+    monkeypatch.setattr(run_state, "write_state", lambda f, step, s: (saved.append(step), really(f, step, s))[1])
     trainer = bench.trainer("out", recipe="seed", epochs=2, save_interval=save_interval)
     result = trainer.fit()
     # Updates end at micro-steps 2, 4, 6, 7, 9, 11, 13, 14: a save follows each that reaches another multiple.
@@ -454,12 +460,13 @@ def test_the_first_interrupt_stops_gently_and_saves(bench):
     before = signal.getsignal(signal.SIGINT)
     result = trainer.fit()
     assert (result.step, result.complete) == (3, False) and signal.getsignal(signal.SIGINT) is before
-    assert said[-1].startswith("Stopped after update 3 of 8") and said[-1].endswith("saved.")
+    assert said[-1].startswith("Stopped after update 3 of 8") and said[-1].endswith("pretrain_16.pth.")
     assert same_weights(weights_of(result.weights), trainer.model.state_dict())
     assert read_facts(result.weights)["complete"] is False
 
 
-def test_a_second_interrupt_stops_at_once_and_still_saves(bench):
+def test_a_second_interrupt_stops_at_once_and_still_saves(bench, monkeypatch):
+    monkeypatch.setattr(interrupts, "ONE_WISH_SECONDS", -1)
     trainer = bench.trainer("out", recipe="seed", epochs=2)
 
     def twice(row):
@@ -490,18 +497,31 @@ def test_with_nothing_to_resume_a_run_starts_afresh_and_says_so(bench):
     assert "Nothing to resume" in said[0] and result.complete
 
 
-def test_an_earlier_run_is_put_aside_and_only_the_last_one_kept(bench):
+def test_an_earlier_run_is_moved_aside_with_a_word_and_no_run_is_ever_replaced(bench):
     folder = bench.folder / "out"
     sums = []
     for seed in (1, 2, 3):
         said: list[str] = []
         result = bench.trainer("out", said, recipe="seed", seed=seed, max_steps=1).fit()
-        assert any("earlier run" in line and "previous" in line for line in said) == (seed > 1)
         sums.append(checkpoint.file_sha256(result.weights))
-        if seed > 1:
-            assert checkpoint.file_sha256(folder / "previous" / "pretrain_16.pth") == sums[-2]
-            assert read_facts(folder / "previous" / "pretrain_16.pth")["train"]["seed"] == seed - 1
-    assert len({p.name for p in (folder / "previous").iterdir()}) == 2
+        moved = [line for line in said if "earlier run" in line]
+        assert len(moved) == (seed > 1) and all("previous" in line and "MB" in line for line in moved)
+    aside = sorted((folder / "previous").iterdir(), key=lambda path: (len(path.name), path.name))
+    assert [checkpoint.file_sha256(path / "pretrain_16.pth") for path in aside] == sums[:2]
+    assert [read_facts(path / "pretrain_16.pth")["train"]["seed"] for path in aside] == [1, 2]
+    load_model(aside[0] / "pretrain_16.pth")
+
+
+def test_a_run_that_was_killed_before_its_first_save_takes_no_ones_place_aside(bench):
+    bench.trainer("out", recipe="seed", max_steps=1).fit()
+    killed = bench.trainer("out", recipe="seed", seed=2)
+    killed.files.open(None)
+    killed.files.write({"step": 1, "loss": 1.0})
+    said: list[str] = []
+    resumed = bench.trainer("out", said, recipe="seed", seed=2, resume=True)
+    assert resumed.fit().complete and "Nothing to resume" in said[0]
+    assert len(list((bench.folder / "out" / "previous").iterdir())) == 1
+    assert [row["step"] for row in read_metrics(resumed.folder / "metrics.jsonl") if "lr" in row] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -550,8 +570,8 @@ def test_resuming_with_other_training_rows_is_refused(bench):
 def test_resuming_with_another_number_of_processes_is_refused(bench):
     stop_after(bench.trainer("out", recipe="seed"), 3).fit()
     plan = bench.plan("out", recipe="seed", resume=True, world_size=2)  # twice the rows in each micro-step
-    with pytest.raises(TrainingError, match="cannot be resumed"):
-        Trainer(plan, world=World(0, 2), say=lambda text: None, bar=False).fit()
+    with pytest.raises(TrainingError, match=r"another number of processes .* started with 1, now it is 2"):
+        Trainer(plan, say=lambda text: None, bar=False).fit()
 
 
 def test_what_only_says_how_a_run_is_watched_may_change_on_resuming(bench):
@@ -638,8 +658,8 @@ def test_a_full_disk_stops_nothing_and_the_next_save_succeeds(bench, monkeypatch
     trainer = bench.trainer("out", said, recipe="seed", epochs=2, save_interval=6, valid_path=None)
     trainer._snapshots = set()
     result = trainer.fit()
-    assert any("Saving failed (No space left on device)" in line for line in said)
-    assert result.complete and same_weights(weights_of(result.weights), trainer.model.state_dict())
+    assert any("Saving update 3 failed: No space left on device" in line for line in said)
+    assert result.saved and result.complete and same_weights(weights_of(result.weights), trainer.model.state_dict())
 
 
 def test_a_run_whose_last_save_failed_does_not_claim_that_it_was_saved(bench, monkeypatch):
@@ -650,9 +670,26 @@ def test_a_run_whose_last_save_failed_does_not_claim_that_it_was_saved(bench, mo
     for stop in (None, 3):
         said: list[str] = []
         trainer = bench.trainer("out", said, recipe="seed")
-        (trainer if stop is None else stop_after(trainer, stop)).fit()
-        assert any("Saving failed" in line for line in said)
-        assert not any("weights in" in line or line.endswith(": saved.") for line in said), said[-1]
+        result = (trainer if stop is None else stop_after(trainer, stop)).fit()
+        assert not result.saved and any("failed: No space" in line for line in said)
+        assert "NOT saved" in said[-1] and "no other folder took its weights" in said[-1]
+
+
+def test_weights_that_a_full_disk_refused_at_the_end_are_rescued(bench, monkeypatch, tmp_path):
+    really = checkpoint.save_weights
+
+    def refusing(model, path, *more):
+        if path.is_relative_to(bench.folder / "out"):
+            raise OSError(28, "No space left on device")
+        really(model, path, *more)
+
+    monkeypatch.setattr(run_files.checkpoint, "save_weights", refusing)
+    monkeypatch.setattr(run_files.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "rescued"))
+    said: list[str] = []
+    trainer = bench.trainer("out", said, recipe="seed")
+    result = trainer.fit()
+    assert result.complete and not result.saved and f"its weights are in {tmp_path}" in said[-1]
+    assert same_weights(load_model(tmp_path / "rescued" / "pretrain_16.pth").state_dict(), trainer.model.state_dict())
 
 
 def test_a_path_object_serves_as_a_folder_for_a_run(bench):

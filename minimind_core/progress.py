@@ -1,0 +1,33 @@
+"""A progress bar that a run can do without: where there is no terminal, or none any more, the run goes on."""
+
+from __future__ import annotations
+
+from tqdm import tqdm
+
+
+class Progress:
+    """tqdm over `total` micro-steps from `done` on; `shown=False` draws nothing."""
+
+    def __init__(self, total: int, done: int, shown: bool) -> None:
+        self.bar = None
+        if shown:
+            self._survive(lambda: self._open(total, done))
+
+    def _open(self, total: int, done: int) -> None:
+        self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, leave=False)
+
+    def step(self) -> None:
+        """One more micro-step is done."""
+        if self.bar is not None:
+            self._survive(lambda: self.bar.update(1))
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self._survive(self.bar.close)
+        self.bar = None
+
+    def _survive(self, draw) -> None:
+        try:
+            draw()
+        except (OSError, ValueError):  # the terminal was closed
+            self.bar = None

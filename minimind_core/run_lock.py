@@ -1,0 +1,93 @@
+"""One process per run: a lock beside the run's folder, which the kernel releases however the process ends."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import StorageError, TrainingError
+from .paths import shown
+
+PATIENCE_SECONDS = 1.0  # a notebook that asks who holds a lock holds it itself for a moment
+_held: set = set()
+
+
+@contextmanager
+def run_lock(folder: str | Path) -> Iterator[None]:
+    """Hold a run's lock. TrainingError when another process holds it, StorageError when it cannot be made."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(_lock_file(folder), "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+    except OSError as error:
+        raise StorageError(
+            f"{shown(folder)} cannot be written ({error.strerror or error}): a run keeps its files there. Choose "
+            "another folder with --out_dir or MINIMIND_OUT."
+        ) from None
+    with file:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not _take(file):
+            if time.monotonic() > until:
+                raise TrainingError(
+                    f"{shown(folder)} is being trained by another process (number {lock_holder(folder) or '?'}). Wait "
+                    "for it, stop it, or choose another --out_dir."
+                )
+            time.sleep(0.05)
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+
+
+def lock_holder(folder: str | Path) -> str | None:
+    """The process number that holds a run's lock, or None when nobody does."""
+    try:
+        with open(_lock_file(Path(folder)), "r+", encoding="utf-8") as file:
+            return None if _take(file, shared=True) else file.read().strip() or "?"
+    except OSError:
+        return None
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
+
+
+def _take(file, shared: bool = False) -> bool:
+    """Take the lock of an open file without waiting. True as well on a disk that knows no locks."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(1 << 30)  # far from the text, which a locked range would hide from readers
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            finally:
+                file.seek(0)
+        else:
+            import fcntl
+
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _close_in_child() -> None:
+    """A process that loads data is a copy of this one: without this it would hold the lock on after a kill."""
+    for file in _held:
+        os.close(file.fileno())
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
