@@ -6,7 +6,8 @@ Nothing is trained here. Left out: whether it will fit and how long it takes (pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from .config import PROFILES, RECIPES, ModelConfig, Recipe, TrainConfig, profile
 from .corpus import default_corpus, existing_file
 from .dataset import EpochBatches, PackedDataset, PretrainDataset
 from .encoding import ADDED_BOS, ADDED_EOS, EncodedCorpus, encode_corpus
+from .encoding import FORMAT as ENCODING_FORMAT
 from .errors import ConfigError
+from .model import MiniMindLM, parameter_count
 from .paths import SAMPLE, SAMPLE_VALID, out_dir, shown
-from .precision import describe_device, pick_device, pick_dtype
+from .precision import describe_device, pick_dtype, run_device
+from .storage import loading_processes
 from .tokenizer import load_tokenizer, tokenizer_for
 
 
@@ -45,6 +49,18 @@ class RunPlan:
     total_steps: int
     updates: int
     notes: tuple[str, ...]
+    fitted: bool = False  # whether the micro-batch is known to fit into memory (fitting.py)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Numbers in the model, reckoned without making it."""
+        with torch.device("meta"):
+            return parameter_count(MiniMindLM(self.model))
+
+    @property
+    def gpu_is_missing(self) -> bool:
+        """Whether a GPU was asked for and there is none, so that the CPU is used."""
+        return self.device.type == "cpu" and self.train.device not in ("auto", "cpu")
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -59,16 +75,23 @@ class RunPlan:
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the run that it goes on."""
-        kept = ("recipe", "batch_size", "accumulation_steps", "epochs", "max_steps", "learning_rate", "grad_clip")
+        kept = ("batch_size", "accumulation_steps", "epochs", "max_steps", "learning_rate", "grad_clip", "warmup_iters")
         return {
-            "model": self.model.to_dict(),
-            "tokenizer": self.corpus.tokenizer_sha256,
             "corpus": self.corpus.sha256,
+            "tokenizer": self.corpus.tokenizer_sha256,
+            "model": self.model.to_dict(),
             "training rows": self.train_set.split,
             "number of processes": self.processes,
             "dtype": str(self.dtype).removeprefix("torch."),
-            **{name: getattr(self.train, name) for name in (*kept, "warmup_iters", "seed")},
+            "recipe": self.train.recipe,
+            **{name: getattr(self.train, name) for name in (*kept, "seed")},
+            "recipe's details": asdict(self.recipe),
+            "encoding": ENCODING_FORMAT,
         }
+
+    def names(self) -> dict[str, str]:
+        """Where the things that `identity` knows by a sum of their bytes were found."""
+        return {"corpus": shown(self.corpus.path), "tokenizer": self.train.tokenizer or "trained on the corpus"}
 
 
 def plan_run(world_size: int = 1, local_rank: int = 0, profile: str | None = None, **given: Any) -> RunPlan:
@@ -78,10 +101,8 @@ def plan_run(world_size: int = 1, local_rank: int = 0, profile: str | None = Non
     from the seed's defaults. Raises ConfigError, CorpusError or TokenizerError, each saying what to do.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    device = pick_device(given.get("device", "auto"))
-    if device.type == "cuda" and world_size > 1:
-        device = torch.device("cuda", local_rank)
-    notes = [f"Device: {describe_device(device)}."]
+    device, missing = run_device(given.get("device", "auto"), world_size, local_rank)
+    notes = [*([missing] if missing else []), f"Device: {describe_device(device)}."]
     model, train, epochs = _fill_in(given, device, profile, notes)
     dtype, why = pick_dtype(train.dtype, device, train.recipe)
     notes.append(f"Numbers: {why}.")
@@ -102,16 +123,9 @@ def plan_run(world_size: int = 1, local_rank: int = 0, profile: str | None = Non
         train = TrainConfig.from_dict(train.to_dict() | {"epochs": epochs})
     train = TrainConfig.from_dict(train.to_dict() | {"epochs": train.epochs or 1, "data_path": str(path)})
     train_set, held_out = _pick_rows(train, model, corpus, path, tokenizer, notes)
-    packed = RECIPES[train.recipe].rows == "packed"
-    batches = EpochBatches(len(train_set), train.batch_size, False, whole_only=packed, world=world_size)
-    iter_per_epoch = len(batches)
-    per_epoch = -(-iter_per_epoch // train.accumulation_steps)
-    updates, total_steps = per_epoch * train.epochs, iter_per_epoch * train.epochs
-    if train.max_steps is not None:
-        if train.max_steps < updates:
-            whole, rest = divmod(train.max_steps, per_epoch)
-            total_steps = whole * iter_per_epoch + rest * train.accumulation_steps
-        updates = min(updates, train.max_steps)
+    workers, note = loading_processes(train.num_workers, train.batch_size * model.max_seq_len * 3 * 8)
+    if note:
+        train, notes = replace(train, num_workers=workers), [*notes, note]
     folder = Path(train.out_dir) if train.out_dir else out_dir()
     return RunPlan(
         model=model,
@@ -125,12 +139,40 @@ def plan_run(world_size: int = 1, local_rank: int = 0, profile: str | None = Non
         held_out=held_out,
         weights=weights_path(folder, model.dim, model.use_moe),
         processes=world_size,
-        rows_per_epoch=batches.used,
-        iter_per_epoch=iter_per_epoch,
-        total_steps=total_steps,
-        updates=updates,
         notes=tuple(notes),
+        **_lengths(train, len(train_set), world_size),
     )
+
+
+def _lengths(train: TrainConfig, rows: int, processes: int) -> dict[str, int]:
+    """How long a run over `rows` rows is: rows and micro-steps of an epoch, micro-steps and updates in all."""
+    packed = RECIPES[train.recipe].rows == "packed"
+    batches = EpochBatches(rows, train.batch_size, False, whole_only=packed, world=processes)
+    iter_per_epoch = len(batches)
+    per_epoch = -(-iter_per_epoch // train.accumulation_steps)
+    updates, total_steps = per_epoch * train.epochs, iter_per_epoch * train.epochs
+    if train.max_steps is not None:
+        if train.max_steps < updates:
+            whole, rest = divmod(train.max_steps, per_epoch)
+            total_steps = whole * iter_per_epoch + rest * train.accumulation_steps
+        updates = min(updates, train.max_steps)
+    return {
+        "rows_per_epoch": batches.used,
+        "iter_per_epoch": iter_per_epoch,
+        "total_steps": total_steps,
+        "updates": updates,
+    }
+
+
+def with_batch(plan: RunPlan, batch_size: int, accumulation_steps: int, why: str) -> RunPlan:
+    """The plan with other pieces of an update, and a note on why."""
+    train = replace(plan.train, batch_size=batch_size, accumulation_steps=accumulation_steps)
+    note = (
+        f"Micro-batch: {batch_size} rows × {accumulation_steps} instead of {plan.train.batch_size} × "
+        f"{plan.train.accumulation_steps}, since {why}."
+    )
+    lengths = _lengths(train, len(plan.train_set), plan.processes)
+    return replace(plan, train=train, notes=(*plan.notes, note), fitted=True, **lengths)
 
 
 def _fill_in(

@@ -37,6 +37,28 @@ def pick_device(asked: str = "auto") -> torch.device:
     return device
 
 
+def run_device(asked: str, processes: int = 1, local_rank: int = 0) -> tuple[torch.device, str | None]:
+    """The device of a run, and a note when a GPU was asked for and there is none: then it is the CPU.
+
+    Of several processes on one machine each takes a GPU of its own. Raises ConfigError when there are too few, and for
+    one that is named by its number and isn't there.
+    """
+    if asked in ("cuda", "cuda:0") and not (torch.cuda.is_available() and torch.cuda.device_count()):
+        return torch.device("cpu"), f"NO GPU: {asked} was asked for, but {_why_no_cuda()}. The CPU is used instead."
+    if asked == "mps" and not torch.backends.mps.is_available():
+        return torch.device("cpu"), "NO GPU: mps was asked for, but torch finds no Apple GPU. The CPU is used instead."
+    device = pick_device(asked)
+    if device.type != "cuda" or processes == 1:
+        return device, None
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigError(
+            f"process {local_rank} on this machine has no GPU of its own: there {'is' if count == 1 else 'are'} "
+            f"{count}. Start {count} at most (--nproc_per_node), or give --device cpu."
+        )
+    return torch.device("cuda", local_rank), None
+
+
 def _why_no_cuda() -> str:
     if torch.version.cuda is None:
         return "the installed torch is a build without CUDA"

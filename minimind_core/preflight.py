@@ -6,21 +6,25 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import sys
 import time
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from .cli import friendly, parse_flags
 from .config import ModelConfig
+from .errors import TrainingError
+from .fitting import fitted
 from .model import MiniMindLM, parameter_count
 from .optim import build_optimizer
 from .paths import dataset_dir, out_dir, shown
 from .plan import RunPlan, plan_run
 from .precision import autocast_context, describe_device, make_scaler, pick_device, pick_dtype
+from .storage import SHARED_MEMORY, disk_needed, free_bytes
 from .training import Hooks, train_epoch
+
+SLOW_RUN_HOURS = 6.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def estimate(plan: RunPlan, steps: int = 3) -> Estimate:
 
     The random state is left as it was, so a run after it is the same run.
     """
+    plan = fitted(plan)
     with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
         model = MiniMindLM(plan.model).to(plan.device)
         rows = [plan.train_set[i % len(plan.train_set)] for i in range(plan.train.batch_size)]
@@ -74,24 +79,45 @@ def estimate(plan: RunPlan, steps: int = 3) -> Estimate:
         seconds=per_step * plan.total_steps,
         seconds_per_step=per_step,
         memory_bytes=training_memory(plan.model, parameters, plan.train.batch_size, plan.dtype),
-        disk_bytes=parameters * (4 + 3 * 4 * 2 + 5 * 4),  # weights, two states of three copies, snapshots
-        free_disk_bytes=shutil.disk_usage(existing_parent(plan.weights)).free,
+        disk_bytes=disk_needed(parameters),
+        free_disk_bytes=free_bytes(plan.weights),
         measured_steps=steps,
     )
+
+
+def warnings_for(plan: RunPlan, needs: Estimate) -> list[str]:
+    """Sentences on what may go wrong with a run of this plan: too little memory, or days on a CPU.
+
+    Raises TrainingError for a run that was meant for a GPU, finds none, and would take hours without one.
+    """
+    if plan.device.type != "cpu":
+        return []
+    found, free = [], psutil.virtual_memory().available
+    if needs.memory_bytes > free:
+        smaller = max(1, plan.train.batch_size // 2)
+        found.append(
+            f"Memory: the run needs about {needs.memory_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} are free. It may be "
+            f"slow or be ended by the system; --batch_size {smaller} --accumulation_steps "
+            f"{plan.train.accumulation_steps * plan.train.batch_size // smaller} makes the same updates with less."
+        )
+    if needs.seconds > SLOW_RUN_HOURS * 3600:
+        slow = f"{spoken_time(needs.seconds)} on a CPU"
+        if plan.gpu_is_missing:
+            raise TrainingError(
+                f"--device {plan.train.device} was asked for, there is no such GPU, and this run would take {slow}. "
+                "Mend the GPU (nvidia-smi should list it), or give --device cpu if you mean it."
+            )
+        found.append(
+            f"That is long: {slow}. A GPU does it in minutes to hours; --max_steps or --data_path "
+            "dataset/sample.jsonl make it short."
+        )
+    return found
 
 
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def existing_parent(path):
-    """The nearest folder above `path` that exists."""
-    path = path.resolve()
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def training_memory(model: ModelConfig, parameters: int, batch_size: int, dtype: torch.dtype) -> int:
@@ -109,8 +135,6 @@ def training_memory(model: ModelConfig, parameters: int, batch_size: int, dtype:
 
 def machine_report() -> list[str]:
     """Lines that say what this machine offers: Python, torch, device, bfloat16, memory, disk."""
-    import psutil
-
     device = pick_device()
     lines = [
         f"Python {platform.python_version()} on {platform.system()} ({platform.machine()})",
@@ -121,10 +145,9 @@ def machine_report() -> list[str]:
         f"{psutil.virtual_memory().total / 2**30:.1f}",
     ]
     for name, folder in (("dataset", dataset_dir()), ("out", out_dir())):
-        free = shutil.disk_usage(existing_parent(folder)).free
-        lines.append(f"disk for {name} ({shown(folder)}): {free / 1e9:.1f} GB free")
-    if sys.platform.startswith("linux"):
-        lines.append(f"/dev/shm: {shutil.disk_usage('/dev/shm').free / 1e9:.1f} GB free")
+        lines.append(f"disk for {name} ({shown(folder)}): {free_bytes(folder) / 1e9:.1f} GB free")
+    if SHARED_MEMORY.is_dir():
+        lines.append(f"{SHARED_MEMORY}: {free_bytes(SHARED_MEMORY) / 1e9:.1f} GB free")
     return lines
 
 
@@ -135,9 +158,11 @@ def main(argv: list[str] | None = None) -> int:
         argv, "python -m minimind_core.preflight", "Says what this machine is and what a run would need."
     )
     print("\n".join(machine_report()))
-    plan = plan_run(**given)
+    plan = fitted(plan_run(**given))
     print("\n".join(plan.notes))
-    print(f"A run: {estimate(plan)}.")
+    needs = estimate(plan)
+    print(f"A run: {needs}.")
+    print("\n".join(warnings_for(plan, needs)))
     return 0
 
 

@@ -22,7 +22,8 @@ from . import checkpoint, run_state
 from .errors import CourseError, StorageError
 from .files import sweep
 from .paths import shown
-from .run_lock import run_lock
+from .run_lock import refuse_if_held, run_lock
+from .storage import Keeping, choose_keeping
 from .tracking import MetricsLog
 from .wandb_mirror import WandbMirror
 
@@ -33,8 +34,27 @@ class RunFiles:
     def __init__(self, weights: Path, tokenizer: Tokenizer, say: Callable[[str], None], active: bool = True) -> None:
         self.weights, self.tokenizer, self.active, self._say = weights, tokenizer, active, say
         self.folder = checkpoint.run_folder(weights)
+        self.keeping = Keeping()
         self.metrics: MetricsLog | None = None
         self.wandb: WandbMirror | None = None
+
+    def check(self, parameters: int) -> None:
+        """Raise before anything is computed: another process trains this run, no room, or nothing can be written.
+
+        Sets what will be kept on the disk, and says so when it is less than usual.
+        """
+        if not self.active:
+            return
+        refuse_if_held(self.folder)
+        with _words_for("the run's files"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in (self.weights, *(self.folder / name for name in ("config.json", "tokenizer.json"))):
+                if path.is_dir():
+                    raise StorageError(f"{shown(path)} is a folder, where a file has to be written: move it away.")
+            tempfile.TemporaryFile(dir=self.folder).close()
+            self.keeping = choose_keeping(self.folder, parameters)
+        if self.keeping.note:
+            self.say(self.keeping.note)
 
     def lock(self):
         """A context in which no other process may train this run."""
@@ -67,9 +87,6 @@ class RunFiles:
         with _words_for("the run's files"):
             if resumed_step is None:
                 put_aside(self.weights, self.say)
-            for path in (self.weights, self.folder / "config.json", self.folder / "tokenizer.json"):
-                if path.is_dir():
-                    raise StorageError(f"{shown(path)} is a folder, where a file has to be written: move it away.")
             sweep(self.weights.parent, self.weights.name)
             sweep(self.folder)
             sweep(self.folder / "snapshots")
@@ -97,7 +114,7 @@ class RunFiles:
         try:
             self.metrics.flush()
             checkpoint.save_weights(model, self.weights, facts, self.tokenizer)
-            run_state.write_state(self.folder, step, state)
+            run_state.write_state(self.folder, step, state, self.keeping.states)
             return True
         except (OSError, CourseError) as error:
             self.say(f"Saving update {step} failed: {_reason(error)}. The save before is untouched; training goes on.")
@@ -107,6 +124,8 @@ class RunFiles:
         """A copy of the weights of this moment, as snapshots/NAME.pth; False when the disk refused."""
         if self.metrics is None:
             return False
+        if not self.keeping.snapshots:
+            return True
         try:
             path = self.folder / "snapshots" / f"{name}.pth"
             checkpoint.save_weights(model, path, facts | {"snapshot": name}, self.tokenizer)

@@ -31,10 +31,7 @@ def run_lock(folder: str | Path) -> Iterator[None]:
         until = time.monotonic() + PATIENCE_SECONDS
         while not _take(file):
             if time.monotonic() > until:
-                raise TrainingError(
-                    f"{shown(folder)} is being trained by another process (number {lock_holder(folder) or '?'}). Wait "
-                    "for it, stop it, or choose another --out_dir."
-                )
+                refuse_if_held(folder)
             time.sleep(0.05)
         file.seek(0)
         file.truncate()
@@ -45,6 +42,16 @@ def run_lock(folder: str | Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(file)
+
+
+def refuse_if_held(folder: str | Path) -> None:
+    """TrainingError when another process trains the run of this folder."""
+    holder = lock_holder(folder)
+    if holder is not None:
+        raise TrainingError(
+            f"{shown(folder)} is being trained by another process (number {holder}). Wait for it, stop it, or choose "
+            "another --out_dir."
+        )
 
 
 def lock_holder(folder: str | Path) -> str | None:

@@ -20,6 +20,7 @@ from .errors import CheckpointError, TrainingError
 from .evaluation import HeldOut
 from .files import staged, write_torch
 from .paths import shown
+from .plan import RunPlan
 
 FORMAT = 2
 KEPT_STATES = 2
@@ -60,6 +61,7 @@ def state_of(run: Any) -> dict[str, Any]:
     """Everything that a run needs to go on as if it had never stopped, tensors and plain values only."""
     return {
         "identity": run.plan.identity(),
+        "names": run.plan.names(),
         "model": checkpoint.unwrapped(run.model).state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
@@ -77,7 +79,7 @@ def state_of(run: Any) -> dict[str, Any]:
 def restore(run: Any, state: dict[str, Any]) -> None:
     """Put a run where `state` was taken. Raises TrainingError, naming both values, when it belongs to another run."""
     try:
-        refuse_another_run(run.plan.identity(), state["identity"])
+        refuse_another_run(run.plan, state["identity"], state["names"])
         checkpoint.unwrapped(run.model).load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
@@ -113,9 +115,10 @@ WHY = {
 }
 
 
-def refuse_another_run(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Raise TrainingError, naming both values and why they cannot be mixed, unless both describe the same run."""
-    for name, now in mine.items():
+def refuse_another_run(plan: RunPlan, theirs: dict[str, Any], their_names: dict[str, str]) -> None:
+    """Raise TrainingError, naming both values and why they cannot be mixed, unless a state is of this plan's run."""
+    names = plan.names()
+    for name, now in plan.identity().items():
         then = theirs.get(name)
         if now == then:
             continue
@@ -123,6 +126,8 @@ def refuse_another_run(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
             keys = [key for key in now | then if now.get(key) != then.get(key)]
             then = ", ".join(f"{key}={then.get(key)}" for key in keys)
             now = ", ".join(f"{key}={now.get(key)}" for key in keys)
+        elif name in names:
+            then, now = f"{their_names.get(name)} (sha256 {then})", f"{names[name]} (sha256 {now})"
         why = f" ({WHY[name]})" if name in WHY else ""
         raise TrainingError(
             f"this run cannot be resumed with another {name}{why}: it was started with {then}, now it is {now}. "
@@ -133,14 +138,14 @@ def refuse_another_run(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
 # --- state files --------------------------------------------------------------------------------------------------
 
 
-def write_state(folder: str | Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state-STEP.pt` for resuming, with a sum at its end, and keep the newest two."""
+def write_state(folder: str | Path, step: int, state: dict[str, Any], kept: int = KEPT_STATES) -> Path:
+    """Write `state-STEP.pt` for resuming, with a sum at its end, and keep the newest `kept`."""
     folder = Path(folder)
     path = folder / f"state-{step:08d}.pt"
     whole = {"format": FORMAT, **state}
     with staged(path, lambda file: file.write(write_torch(whole, file))):
         pass
-    for old in state_files(folder)[KEPT_STATES:]:
+    for old in state_files(folder)[kept:]:
         old.unlink(missing_ok=True)
     return path
 

@@ -81,6 +81,12 @@ def run_of(plan: RunPlan) -> RunOnDisk | None:
     return RunOnDisk(plan.weights, facts)
 
 
+def is_complete(plan: RunPlan) -> bool:
+    """Whether this plan's run is on disk and done."""
+    run = run_of(plan)
+    return run is not None and bool(run.facts.get("complete"))
+
+
 # --- runs in a process of their own ---------------------------------------------------------------------------------
 
 

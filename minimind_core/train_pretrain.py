@@ -12,8 +12,6 @@ from typing import Any
 
 from .cli import friendly, parse_flags
 
-SLOW_RUN_HOURS = 6.0
-
 
 @friendly
 def main(argv: list[str] | None = None) -> int:
@@ -25,23 +23,27 @@ def main(argv: list[str] | None = None) -> int:
         "--dim or --n_layers is given.",
     )
     from .distributed import join_world
-    from .precision import pick_device
+    from .precision import run_device
 
-    with join_world(pick_device(given.get("device", "auto")).type) as world:
+    with join_world(run_device(given.get("device", "auto"))[0].type) as world:
         return _run(given, world)
 
 
 def _run(given: dict[str, Any], world) -> int:
+    from .fitting import fitted
     from .plan import plan_run
-    from .preflight import estimate, spoken_time
+    from .preflight import estimate, warnings_for
+    from .run_files import RunFiles
+    from .runs import is_complete
     from .trainer import Trainer
 
     say = print if world.is_main else (lambda text: None)
-    if world.is_main:
+    if world.local_rank == 0:
         plan = plan_run(world.size, world.local_rank, **given)
-    world.barrier()  # the main process encodes the corpus; the others find it done
-    if not world.is_main:
+    world.barrier()  # one process on each machine encodes the corpus; the others find it done
+    if world.local_rank != 0:
         plan = plan_run(world.size, world.local_rank, **given)
+    plan = fitted(plan, world)
     for note in plan.notes:
         say(note)
     say(
@@ -49,13 +51,13 @@ def _run(given: dict[str, Any], world) -> int:
         f"{plan.train.batch_size} rows; {plan.train.epochs} epochs, {plan.updates:,} updates, "
         f"{plan.train.recipe} recipe."
     )
-    needs = estimate(plan)
-    say(f"This run: {needs}.")
-    if needs.seconds > SLOW_RUN_HOURS * 3600 and plan.device.type == "cpu":
-        say(
-            f"That is long: {spoken_time(needs.seconds)} on a CPU. A GPU does it in minutes to hours; --max_steps or "
-            "--data_path dataset/sample.jsonl make it short."
-        )
+    if world.is_main:
+        RunFiles(plan.weights, plan.tokenizer, print).check(plan.parameters)
+    if not (plan.train.resume and is_complete(plan)):
+        needs = estimate(plan)
+        say(f"This run: {needs}.")
+        for warning in warnings_for(plan, needs):
+            say(warning)
     sys.stdout.flush()
     result = Trainer(plan, world=world, bar=world.is_main and sys.stderr.isatty()).fit()
     if result.held_out is not None:

@@ -25,8 +25,9 @@ from .distributed import World
 from .errors import TrainingError
 from .evaluation import HeldOut, held_out_loss
 from .faults import check_numbers, in_words
+from .fitting import fitted
 from .interrupts import gentle_stop
-from .model import MiniMindLM, parameter_count
+from .model import MiniMindLM
 from .moe import MoEGate
 from .optim import build_optimizer
 from .paths import shown
@@ -72,6 +73,7 @@ class Trainer(Hooks):
         on_held_out: Callable[[dict], None] | None = None,
         bar: bool = True,
     ) -> None:
+        given, plan = plan, fitted(plan, world)
         recipe, train = plan.recipe, plan.train
         warmup = train.warmup_iters if train.warmup_iters is not None else round(recipe.warmup * plan.total_steps)
         super().__init__(
@@ -90,6 +92,8 @@ class Trainer(Hooks):
         self.bar = bar
         self.files = RunFiles(plan.weights, plan.tokenizer, say, active=self.world.is_main)
         self.folder, self.say = self.files.folder, self.files.say
+        for note in plan.notes[len(given.notes) :]:
+            self.say(note)
         torch.manual_seed(train.seed)
         self.model = (model or MiniMindLM(plan.model)).to(plan.device)
         for module in self.model.modules():
@@ -121,7 +125,7 @@ class Trainer(Hooks):
         self._best_model: tuple[MiniMindLM, dict[str, Any]] | None = None  # not written yet
         self._eval_every = train.eval_interval or max(1, plan.updates // 20)
         self._snapshots = {max(1, round(plan.updates * share)) for share in SNAPSHOT_SHARES}
-        self._save_bytes = 4 * 4 * parameter_count(self.model)
+        self._save_bytes = 4 * 4 * plan.parameters
 
     # --- the run -----------------------------------------------------------------------------------------------
 
@@ -131,6 +135,7 @@ class Trainer(Hooks):
         Raises TrainingError when it had to stop, or another process trains this run; StorageError, before it starts,
         when its files cannot be written.
         """
+        self.files.check(self.plan.parameters)
         with self.files.lock():
             self.should_stop = self._asked_to_stop = False
             self._agree()

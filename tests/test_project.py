@@ -28,14 +28,14 @@ NOTEBOOKS = [
 ]
 # From bottom to top: a module may import what stands in its own line or above it.
 ORDER = [
-    "errors paths files lessons distributed clock progress config",
+    "errors paths files storage lessons distributed clock progress config",
     "corpus tokenizer",
     "encoding dataset download",
     "layers",
     "moe",
     "model",
     "schedule optim precision training checkpoint tracking wandb_mirror generation evaluation cli plan "
-    "run_lock run_state run_files interrupts faults trainer runs quick "
+    "run_lock run_state run_files interrupts faults fitting trainer runs quick "
     "preflight",
     "train_pretrain eval_model checks",
     "plots",

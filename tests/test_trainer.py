@@ -341,7 +341,7 @@ def test_warm_up_is_given_in_micro_steps_and_used(bench):
 def test_the_end_is_saved_whatever_the_interval(bench, monkeypatch, save_interval):
     saved: list[int] = []
     really = run_state.write_state
-    monkeypatch.setattr(run_state, "write_state", lambda f, step, s: (saved.append(step), really(f, step, s))[1])
+    monkeypatch.setattr(run_state, "write_state", lambda f, step, *s: (saved.append(step), really(f, step, *s))[1])
     trainer = bench.trainer("out", recipe="seed", epochs=2, save_interval=save_interval)
     result = trainer.fit()
     # Updates end at micro-steps 2, 4, 6, 7, 9, 11, 13, 14: a save follows each that reaches another multiple.
