@@ -20,7 +20,7 @@ from .config import ModelConfig
 from .encoding import file_sha256
 from .errors import CheckpointError, ConfigError
 from .files import atomic_write, staged, write_torch
-from .model import MiniMindLM
+from .model import MiniMindLM, weight_shapes
 from .paths import shown
 from .tokenizer import load_tokenizer, save_tokenizer
 
@@ -208,8 +208,7 @@ def _spoken(facts: dict[str, Any]) -> str:
 
 def _check_fit(state: dict[str, Tensor], config: ModelConfig, path: Path) -> None:
     """Raise CheckpointError unless names and shapes are exactly those of a model with this configuration."""
-    with torch.device("meta"):
-        wanted = {key: tuple(value.shape) for key, value in MiniMindLM(config).state_dict().items()}
+    wanted = weight_shapes(config)
     found = {key: tuple(value.shape) for key, value in state.items()}
     if wanted == found:
         return

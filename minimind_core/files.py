@@ -64,12 +64,13 @@ _UNFINISHED = re.compile(r"\.(.+)\.(\d+)")
 
 
 def sweep(folder: str | Path, *names: str) -> list[str]:
-    """Remove what a killed process left half written in `folder`: files that `staged` began for `names` (empty: all).
+    """Remove what a killed process left half written: files that `staged` began for `names` in `folder` itself.
 
-    To be called only by the one process that may write there. Returns the names of the files removed.
+    Without names, for any file in it or below. To be called only by the one process that may write there. Returns the
+    names of the files removed.
     """
     removed = []
-    for path in Path(folder).glob(".*"):
+    for path in Path(folder).glob(".*" if names else "**/.*"):
         match = _UNFINISHED.fullmatch(path.name)
         if match and path.is_file() and (not names or match[1] in names):
             path.unlink(missing_ok=True)

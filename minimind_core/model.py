@@ -134,6 +134,32 @@ def check_ids(input_ids: Tensor, vocab_size: int) -> None:
         )
 
 
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's state_dict, reckoned without making it; the tied matrix has both of its names."""
+    dim, kv, width = config.dim, config.n_kv_heads * config.head_dim, config.ffn_dim
+    feed_forward = {"w1.weight": (width, dim), "w2.weight": (dim, width), "w3.weight": (width, dim)}
+    parts = [""]
+    if config.use_moe:
+        parts = [f"experts.{n}." for n in range(config.n_routed_experts)] + [
+            "shared_experts."
+        ] * config.n_shared_experts
+    shapes = {"tok_embeddings.weight": (config.vocab_size, dim), "output.weight": (config.vocab_size, dim)}
+    for layer in range(config.n_layers):
+        block = {
+            "attention.wq.weight": (dim, dim),
+            "attention.wk.weight": (kv, dim),
+            "attention.wv.weight": (kv, dim),
+            "attention.wo.weight": (dim, dim),
+            "attention_norm.weight": (dim,),
+            "ffn_norm.weight": (dim,),
+            **{f"feed_forward.{part}{name}": shape for part in parts for name, shape in feed_forward.items()},
+        }
+        if config.use_moe:
+            block["feed_forward.gate.weight"] = (config.n_routed_experts, dim)
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in block.items()}
+    return shapes | {"norm.weight": (dim,)}
+
+
 def parameter_count(model: nn.Module) -> int:
     """Number of parameters, the tied matrix counted once."""
     return sum(p.numel() for p in model.parameters())

@@ -6,6 +6,7 @@ Nothing is trained here. Left out: whether it will fit and how long it takes (pr
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from .dataset import EpochBatches, PackedDataset, PretrainDataset
 from .encoding import ADDED_BOS, ADDED_EOS, EncodedCorpus, encode_corpus
 from .encoding import FORMAT as ENCODING_FORMAT
 from .errors import ConfigError
-from .model import MiniMindLM, parameter_count
+from .model import weight_shapes
 from .paths import SAMPLE, SAMPLE_VALID, out_dir, shown
 from .precision import describe_device, pick_dtype, run_device
 from .storage import loading_processes
@@ -53,9 +54,9 @@ class RunPlan:
 
     @cached_property
     def parameters(self) -> int:
-        """Numbers in the model, reckoned without making it."""
-        with torch.device("meta"):
-            return parameter_count(MiniMindLM(self.model))
+        """Numbers in the model, the tied matrix counted once."""
+        shapes = weight_shapes(self.model)
+        return sum(math.prod(shape) for name, shape in shapes.items() if name != "output.weight")
 
     @property
     def gpu_is_missing(self) -> bool:

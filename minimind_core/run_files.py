@@ -85,17 +85,16 @@ class RunFiles:
         if not self.active:
             return
         with _words_for("the run's files"):
-            if resumed_step is None:
-                put_aside(self.weights, self.say)
             sweep(self.weights.parent, self.weights.name)
             sweep(self.folder)
-            sweep(self.folder / "snapshots")
+            if resumed_step is None:
+                put_aside(self.weights, self.say)
             self.metrics = MetricsLog(self.folder / "metrics.jsonl", resumed_step)
 
     def mirror_to_wandb(self, project: str, config: dict[str, Any], resumed: bool = False) -> None:
         """Send the same numbers to wandb from now on."""
         if self.active:
-            self.wandb = WandbMirror(project, self.weights.stem, self.folder, config, self.say)
+            self.wandb = WandbMirror(project, self.weights.stem, self.folder, config, self.say, resumed)
 
     def write(self, row: dict[str, Any]) -> None:
         """A line of metrics."""

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny_config
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minimind_core import (
     FeedForward,
@@ -24,7 +26,7 @@ from minimind_core import (
     parameter_count,
     rotary_angles,
 )
-from minimind_core.model import check_ids
+from minimind_core.model import check_ids, weight_shapes
 
 LENGTH = 7
 CUTS = [[i + 1 for i in range(LENGTH - 1) if bits >> i & 1] for bits in range(2 ** (LENGTH - 1))]
@@ -374,3 +376,22 @@ def test_check_ids_accepts_the_whole_vocabulary():
     check_ids(torch.arange(50)[None], 50)
     with pytest.raises(InputError, match="vocabulary of 49"):
         check_ids(torch.arange(50)[None], 49)
+
+
+# --- shapes without a model ---------------------------------------------------------------------------------------
+
+
+@given(
+    heads=st.sampled_from([(4, 1), (4, 2), (4, 4), (2, 1)]),
+    dim=st.sampled_from([16, 32]),
+    n_layers=st.integers(1, 3),
+    experts=st.one_of(st.none(), st.tuples(st.integers(2, 4), st.booleans())),
+    hidden_dim=st.one_of(st.none(), st.integers(1, 40)),
+)
+def test_shapes_reckoned_from_a_configuration_are_those_of_the_model(heads, dim, n_layers, experts, hidden_dim):
+    more = {"use_moe": True, "n_routed_experts": experts[0], "n_shared_experts": experts[1]} if experts else {}
+    config = tiny_config(
+        dim=dim, n_heads=heads[0], n_kv_heads=heads[1], n_layers=n_layers, hidden_dim=hidden_dim, **more
+    )
+    state = MiniMindLM(config).state_dict()
+    assert weight_shapes(config) == {name: tuple(value.shape) for name, value in state.items()}
