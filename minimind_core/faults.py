@@ -71,7 +71,7 @@ def in_words(run: Any) -> Iterator[None]:
         yield
     except CourseError:
         raise
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ConnectionError, EOFError) as error:
         train, said = run.plan.train, str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         go_on = f"What was learned up to update {run.step} is kept; --resume goes on from the last save."
         if is_out_of_memory(error):
@@ -83,7 +83,7 @@ def in_words(run: Any) -> Iterator[None]:
                 f"--accumulation_steps {train.accumulation_steps * train.batch_size // smaller}, which makes the same "
                 "updates in smaller pieces, or with a lower --max_seq_len, --dim or --n_layers."
             ) from error
-        if "DataLoader worker" in said:
+        if "DataLoader worker" in said or (train.num_workers and isinstance(error, (ConnectionError, EOFError))):
             raise TrainingError(
                 f"a process that loads batches died ({said}). Most often memory or /dev/shm was short (in a container: "
                 f"docker run --shm-size=8g). {go_on} With --num_workers 0 batches are loaded without such processes."

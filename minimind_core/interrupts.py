@@ -42,3 +42,19 @@ def gentle_stop(is_stopping: Callable[[], bool], stop: Callable[[], None]) -> It
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def undisturbed_by_children() -> Iterator[None]:
+    """While inside, the death of a loading process raises nothing: torch's loader does so at any line, even in a save.
+
+    Does nothing outside the main thread and on Windows, where there is no such signal.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)

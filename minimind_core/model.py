@@ -60,6 +60,7 @@ class MiniMindLM(nn.Module):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
+        self.may_have_no_rows = False  # one of several processes may find no row left for it
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(MiniMindBlock(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -107,7 +108,8 @@ class MiniMindLM(nn.Module):
     def _check(self, input_ids: Tensor, past: tuple[LayerCache, ...] | None) -> None:
         if not isinstance(input_ids, Tensor):
             raise InputError(f"input_ids is a {type(input_ids).__name__}; a tensor of ids (batch, length) is needed.")
-        if input_ids.dim() != 2 or not input_ids.shape[0] or not input_ids.shape[1]:
+        no_rows = input_ids.dim() == 2 and not input_ids.shape[0]
+        if input_ids.dim() != 2 or not input_ids.shape[1] or (no_rows and not self.may_have_no_rows):
             raise InputError(
                 f"input_ids has shape {tuple(input_ids.shape)}; (batch, length) is needed, each 1 or more"
                 f"{': add the batch with ids[None]' if input_ids.dim() == 1 else ''}."
@@ -119,7 +121,7 @@ class MiniMindLM(nn.Module):
                 f"past_key_values is of {len(past)} layers and batch {past[0].keys.shape[0] if len(past) else 0}; "
                 f"this call has {len(self.layers)} layers and batch {input_ids.shape[0]}."
             )
-        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        if input_ids.device.type == "cpu" and not no_rows and not torch.compiler.is_compiling():
             check_ids(input_ids, self.config.vocab_size)
 
 

@@ -1,8 +1,19 @@
-"""A progress bar that a run can do without: where there is no terminal, or none any more, the run goes on."""
+"""What a run shows on a terminal, and can do without: where there is none, or none any more, the run goes on."""
 
 from __future__ import annotations
 
+import os
+import sys
+
 from tqdm import tqdm
+
+
+def tell(text: str) -> None:
+    """Print a line. When nobody takes it any more (a closed terminal, `| head`), this and later ones are dropped."""
+    try:
+        print(text, flush=True)
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the process
 
 
 class Progress:

@@ -33,11 +33,12 @@ def _run(given: dict[str, Any], world) -> int:
     from .fitting import fitted
     from .plan import plan_run
     from .preflight import estimate, warnings_for
+    from .progress import tell
     from .run_files import RunFiles
     from .runs import is_complete
     from .trainer import Trainer
 
-    say = print if world.is_main else (lambda text: None)
+    say = tell if world.is_main else (lambda text: None)
     if world.local_rank == 0:
         plan = plan_run(world.size, world.local_rank, **given)
     world.barrier()  # one process on each machine encodes the corpus; the others find it done
@@ -52,14 +53,13 @@ def _run(given: dict[str, Any], world) -> int:
         f"{plan.train.recipe} recipe."
     )
     if world.is_main:
-        RunFiles(plan.weights, plan.tokenizer, print).check(plan.parameters)
+        RunFiles(plan.weights, plan.tokenizer, tell).check(plan.parameters)
     if not (plan.train.resume and is_complete(plan)):
         needs = estimate(plan)
         say(f"This run: {needs}.")
         for warning in warnings_for(plan, needs):
             say(warning)
-    sys.stdout.flush()
-    result = Trainer(plan, world=world, bar=world.is_main and sys.stderr.isatty()).fit()
+    result = Trainer(plan, world=world, say=say, bar=world.is_main and sys.stderr.isatty()).fit()
     if result.held_out is not None:
         say(f"Held out: {result.held_out}; lowest {result.best_held_out:.3f} after update {result.best_step}.")
     say(f"Weights: {os.path.relpath(result.weights)}")

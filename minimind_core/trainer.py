@@ -26,7 +26,7 @@ from .errors import TrainingError
 from .evaluation import HeldOut, held_out_loss
 from .faults import check_numbers, in_words
 from .fitting import fitted
-from .interrupts import gentle_stop
+from .interrupts import gentle_stop, undisturbed_by_children
 from .model import MiniMindLM
 from .moe import MoEGate
 from .optim import build_optimizer
@@ -96,9 +96,7 @@ class Trainer(Hooks):
             self.say(note)
         torch.manual_seed(train.seed)
         self.model = (model or MiniMindLM(plan.model)).to(plan.device)
-        for module in self.model.modules():
-            if isinstance(module, MoEGate):
-                module.total = self.world.total
+        self._tell_the_model_of_others()
         self.optimizer = build_optimizer(self.model, recipe, self.lr)
         self.scaler = make_scaler(plan.device, plan.dtype)
         self.context = autocast_context(plan.device, plan.dtype)
@@ -126,6 +124,13 @@ class Trainer(Hooks):
         self._eval_every = train.eval_interval or max(1, plan.updates // 20)
         self._snapshots = {max(1, round(plan.updates * share)) for share in SNAPSHOT_SHARES}
         self._save_bytes = 4 * 4 * plan.parameters
+
+    def _tell_the_model_of_others(self) -> None:
+        """Of several processes, one may be left without a row, and gates sum over all."""
+        self.model.may_have_no_rows = self.world.size > 1
+        for module in self.model.modules():
+            if isinstance(module, MoEGate):
+                module.total = self.world.total
 
     # --- the run -----------------------------------------------------------------------------------------------
 
@@ -156,11 +161,12 @@ class Trainer(Hooks):
                         if not self.should_stop and self.first_step >= self.iter_per_epoch:
                             self.epoch, self.first_step = self.epoch + 1, 0
             finally:
-                self.progress.close()
-                self.optimizer.zero_grad(set_to_none=True)
-                self._window.clear()
-                self._close_files()
-                self.seconds += self.clock.elapsed()
+                with undisturbed_by_children():
+                    self.progress.close()
+                    self.optimizer.zero_grad(set_to_none=True)
+                    self._window.clear()
+                    self._close_files()
+                    self.seconds += self.clock.elapsed()
             return self._result()
 
     def stop(self) -> None:

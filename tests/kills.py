@@ -28,7 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import torch  # noqa: E402
-from conftest import tiny_texts, write_rows  # noqa: E402
+from conftest import _OWN, tiny_texts, write_rows  # noqa: E402
 
 from minimind_core import files, load_tokenizer, read_metrics, save_tokenizer, train_pretrain, train_tokenizer  # noqa: E402
 from minimind_core.checkpoint import read_facts  # noqa: E402
@@ -146,7 +146,7 @@ class Campaign:
         assert torchrun(self.words(whole, kind, **more), self.folder / "log").wait(300) == 0
         for number in range(kills):
             out, resume = f"{whole}-{number}", False
-            for victim in ("main", "other", "all")[number % 3 :]:
+            for victim in ("main", "other", "asked to stop", "all")[number % 4 :]:
                 process = torchrun(self.words(out, kind, **more, resume=resume), self.folder / "log")
                 wait_for(lambda: " loss:" in (self.folder / "log").read_text(), process)
                 time.sleep(self.random.uniform(0, 1))
@@ -154,7 +154,8 @@ class Campaign:
                 ended = process.wait(60)
                 assert not hit or ended != 0
                 assert time.monotonic() - started < 30, "the run outlived the process that died for too long"
-                self.survived[f"torchrun, {victim} killed"] += hit
+                self.survived[f"torchrun, {victim}{'' if 'asked' in victim else ' killed'}"] += hit
+                shutil.copy(self.folder / "log", self.folder / f"log-{victim}")
                 resume = True
             time.sleep(0.5)
             assert torchrun(self.words(out, kind, **more, resume=True), self.folder / "log").wait(300) == 0
@@ -285,15 +286,17 @@ def torchrun(words: list[str], log: Path) -> subprocess.Popen:
 
 
 def kill_pair(process: subprocess.Popen, victim: str) -> bool:
-    """SIGKILL the main process, the other one, or both and torchrun; False when they were done already."""
+    """SIGKILL the main process, the other one, or both and torchrun, or ask torchrun to stop; False when too late."""
     import psutil
 
     try:
         children = psutil.Process(process.pid).children()
         by_rank = {int(child.environ()["RANK"]): child for child in children if "RANK" in child.environ()}
         chosen = {"main": [by_rank[0]], "other": [by_rank[1]], "all": [psutil.Process(process.pid), *by_rank.values()]}
-        for one in chosen[victim]:
+        for one in chosen.get(victim, ()):
             one.kill()
+        if victim == "asked to stop":
+            process.terminate()
         return True
     except (psutil.Error, KeyError):
         return False
@@ -346,6 +349,7 @@ def main() -> int:
             print(f"{name}: {sum(campaign.survived.values()) - before} kills survived", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(_OWN, ignore_errors=True)
     print(f"\n{sum(campaign.survived.values())} kills survived in {time.monotonic() - started:.0f} s:")
     for counter in (campaign.survived, campaign.at):
         print("\n".join(f"  {count:5} {name}" for name, count in counter.most_common()), end="\n\n")
