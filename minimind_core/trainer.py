@@ -6,20 +6,18 @@ keeping; a run that is stopped in between goes back to the last update. Taught i
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from . import checkpoint, run_state
-from .clock import Clock, SaveClock, peak_memory_mib
+from . import run_state
+from .clock import Clock, peak_memory_mib
 from .dataset import EpochBatches, batch_loader
 from .distributed import World
 from .errors import TrainingError
@@ -35,10 +33,8 @@ from .plan import RunPlan
 from .precision import autocast_context, make_scaler
 from .progress import Progress
 from .run_files import RunFiles
+from .saver import Saver
 from .training import Hooks, train_epoch
-
-DISK_BYTES_PER_SECOND = 150e6  # a guess, for the time of the first save
-SNAPSHOT_SHARES = (0.05, 0.15, 0.35, 0.65)
 
 
 @dataclass(frozen=True)
@@ -117,13 +113,10 @@ class Trainer(Hooks):
         self.log_losses: list[float] = []
         self.seconds = 0.0
         self.random_states: list[dict[str, Tensor]] | None = None  # after the last update, of each process
-        self.last_saved_step = -1
         self._window: list[tuple[Tensor, Tensor, Tensor]] = []
         self._updating = self._asked_to_stop = False
-        self._best_model: tuple[MiniMindLM, dict[str, Any]] | None = None  # not written yet
         self._eval_every = train.eval_interval or max(1, plan.updates // 20)
-        self._snapshots = {max(1, round(plan.updates * share)) for share in SNAPSHOT_SHARES}
-        self._save_bytes = 4 * 4 * plan.parameters
+        self.saver = Saver(self.files, plan.parameters, plan.updates, train.save_interval)
 
     def _tell_the_model_of_others(self) -> None:
         """Of several processes, one may be left without a row, and gates sum over all."""
@@ -144,13 +137,13 @@ class Trainer(Hooks):
         with self.files.lock():
             self.should_stop = self._asked_to_stop = False
             self._agree()
-            resumed = self._resume() if self.plan.train.resume and self.step == 0 else self._go_on()
+            resumed = self._go_on() if self._is_under_way() else self.plan.train.resume and self._resume()
             if self.step >= self.plan.updates:
                 self.say(f"This run is complete: {self.step} updates; its weights are in {shown(self.plan.weights)}.")
                 return self._result()
             self._open_files(resumed)
             self.clock = Clock(self.micro_step)
-            self.saves = SaveClock(self.plan.train.save_interval, self._save_bytes / DISK_BYTES_PER_SECOND)
+            self.saver.start()
             self.progress = Progress(self.total_steps, self.micro_step, self.bar and self.world.is_main)
             try:
                 with in_words(self), gentle_stop(lambda: self.should_stop or self._asked_to_stop, self.stop):
@@ -229,9 +222,8 @@ class Trainer(Hooks):
         self._updating = True
 
     def after_update(self, epoch: int, step: int) -> None:
-        self._updating = False
-        self.step += 1
         before = self.micro_step
+        self.step += 1
         self.micro_step = epoch * self.iter_per_epoch + step + 1
         self.first_step = step + 1
         self.tokens += self._new_tokens
@@ -240,6 +232,23 @@ class Trainer(Hooks):
         if math.isfinite(loss):  # a skipped update's need not be
             self.last_loss = loss
             self.log_losses.append(loss)
+        self._remember_boundary()
+        row = self._metrics(epoch, loss)
+        self.files.write(row)
+        self._updating = False  # weights, position and metrics belong together again
+        if self.on_update:
+            self.on_update(row)
+        if step % self.plan.train.log_interval == 0 or self.step == self.plan.updates:
+            self._log_line(epoch, step, self._micro_loss)
+        done = self.step >= self.plan.updates
+        if self.step % self._eval_every == 0 or done:
+            self._judge()
+        if done:
+            self.should_stop = True
+        self.saver.after_update(self, before)
+
+    def _metrics(self, epoch: int, loss: float) -> dict:
+        """The line of metrics of the update that was just made."""
         row = {
             "step": self.step,
             "micro_step": self.micro_step,
@@ -253,21 +262,7 @@ class Trainer(Hooks):
         }
         if self.scaler.is_enabled():
             row["skipped"] = self.skips[0]
-        self.files.write(row)
-        if self.on_update:
-            self.on_update(row)
-        if step % self.plan.train.log_interval == 0 or self.step == self.plan.updates:
-            self._log_line(epoch, step, self._micro_loss)
-        self._remember_boundary()
-        done = self.step >= self.plan.updates
-        if self.step % self._eval_every == 0 or done:
-            self._judge()
-        if self.step in self._snapshots:
-            self._snapshot(f"step-{self.step:08d}", self.model, run_state.facts_of(self))
-        if done:
-            self.should_stop = True
-        elif self.world.is_main and self.saves.is_due(before, self.micro_step, self.clock.elapsed()):
-            self._save()
+        return row
 
     # --- judging and logging --------------------------------------------------------------------------------------
 
@@ -286,9 +281,8 @@ class Trainer(Hooks):
         }
         if self.best is None or self.last_held_out.loss < self.best[0]:
             self.best = (self.last_held_out.loss, self.step)
-            if self.step:  # in memory until the next save, since it may be soon outdone
-                best = copy.deepcopy(checkpoint.unwrapped(self.model)).to("cpu")
-                self._best_model = (best, run_state.facts_of(self))
+            if self.step:
+                self.saver.keep_best(self)
         self.files.write(row)
         if self.on_held_out:
             self.on_held_out(row)
@@ -320,28 +314,6 @@ class Trainer(Hooks):
         """Whether no weight has become nan or infinite."""
         return all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
 
-    def _save(self) -> None:
-        """Weights, facts and the state to resume from, and the best weights; takes the time that it costs."""
-        if self.last_saved_step == self.step:
-            return
-        if not self.weights_are_finite():
-            self.say(f"The weights of update {self.step} are not finite and were not saved; the save before is kept.")
-            return
-        started = time.perf_counter()
-        if self._best_model is not None and self._snapshot("best", *self._best_model):
-            self._best_model = None
-        if self.files.save(self.model, run_state.facts_of(self), self.step, run_state.state_of(self)):
-            self.last_saved_step = self.step
-        seconds = time.perf_counter() - started
-        self.clock.pause(seconds)
-        self.saves.saved(seconds, self.clock.elapsed())
-
-    def _snapshot(self, name: str, model: MiniMindLM, facts: dict[str, Any]) -> bool:
-        started = time.perf_counter()
-        written = self.files.snapshot(name, model, facts)
-        self.saves.snapshot(time.perf_counter() - started)
-        return written
-
     def _resume(self) -> bool:
         """Go back to the newest state of this run; says so, and says when there is none."""
         state = self.world.from_main(lambda: run_state.read_newest_state(self.folder, self.say))
@@ -349,14 +321,19 @@ class Trainer(Hooks):
             self.say(f"Nothing to resume in {shown(self.folder)}: the run starts afresh.")
             return False
         run_state.restore(self, state)
-        self.last_saved_step = self.step
+        self._updating, self.saver.saved_step = False, self.step
         self.say(f"Resumed after update {self.step} of {self.plan.updates}.")
         return True
 
+    def _is_under_way(self) -> bool:
+        return self.random_states is not None
+
     def _go_on(self) -> bool:
         """In the same process: back to the last update, where an earlier `fit` stopped."""
-        if self.random_states is None:
-            return False
+        if self._updating and not self._resume():  # interrupted inside an update, the weights are neither old nor new
+            raise TrainingError(
+                "the run was interrupted inside its first updates, before anything was saved: make a new Trainer."
+            )
         self.set_random(self.random_states)
         self.micro_step = self.epoch * self.iter_per_epoch + self.first_step
         return True
@@ -377,17 +354,7 @@ class Trainer(Hooks):
 
     def _close_files(self) -> None:
         """The last save of this `fit`, and a word on how it ended."""
-        try:
-            if not self._updating:  # interrupted inside an update, the weights are neither old nor new
-                self._save()
-        finally:
-            self.files.close()
-        kept = f"weights in {shown(self.plan.weights)}"
-        if self.last_saved_step != self.step and self.world.is_main:
-            kept = f"NOT saved; {shown(self.plan.weights)} and the states beside it are those of an earlier save"
-            if not self._updating and self.weights_are_finite():
-                rescued = self.files.rescue(self.model, run_state.facts_of(self))
-                kept += f", but its weights are in {rescued}" if rescued else ", and no other folder took its weights"
+        kept = self.saver.finish(self, whole=not self._updating)
         if self.step >= self.plan.updates:
             self.say(f"Done: {self.step} updates, loss {self.last_loss:.3f}; {kept}.")
         elif self.should_stop:
@@ -403,5 +370,5 @@ class Trainer(Hooks):
             *best,
             self.seconds,
             self.plan.weights,
-            self.last_saved_step == self.step or not self.world.is_main,
+            self.saver.is_saved(self),
         )

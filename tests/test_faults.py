@@ -699,4 +699,4 @@ def test_time_spent_on_snapshots_counts_too():
 def test_saving_is_planned_by_the_training_clock(bench):
     trainer = bench.trainer("out", recipe="seed", epochs=2)
     trainer.fit()
-    assert trainer.saves.interval is None and trainer.saves.spent > 0
+    assert trainer.saver.clock.interval is None and trainer.saver.clock.spent > 0

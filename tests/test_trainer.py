@@ -408,6 +408,72 @@ def test_dropout_resumes_from_its_random_numbers(bench):
     assert same_weights(weights_of(resumed.weights), weights_of(whole.weights))
 
 
+def test_a_run_that_was_interrupted_inside_an_update_goes_back_to_its_last_save(finished):
+    run = finished("seed")
+    trainer = run.bench.trainer("inside", **run.flags, save_interval=4)
+    really, calls = trainer.optimizer.step, []
+
+    def half_a_step():
+        calls.append(True)
+        if len(calls) == 4:
+            with torch.no_grad():
+                trainer.model.norm.weight += 1
+            raise KeyboardInterrupt
+        return really()
+
+    trainer.optimizer.step = half_a_step
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert read_facts(trainer.plan.weights)["step"] == 2
+    result = trainer.fit()
+    assert result.complete and same_weights(weights_of(result.weights), weights_of(run.result.weights))
+    metrics = read_metrics(trainer.folder / "metrics.jsonl")
+    assert comparable(metrics) == comparable(read_metrics(run.folder / "metrics.jsonl"))
+
+
+def test_an_interrupt_inside_the_first_updates_asks_for_a_new_trainer(bench):
+    trainer = bench.trainer("out", recipe="seed")
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    trainer.optimizer.step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    with pytest.raises(TrainingError, match="make a new Trainer"):
+        trainer.fit()
+
+
+@pytest.mark.parametrize("moment", ["random numbers", "metrics", "listener", "log line", "judging", "saving"])
+def test_an_interrupt_at_any_moment_after_an_update_leaves_a_state_that_fits_its_weights(finished, moment):
+    run = finished("seed")
+    trainer = run.bench.trainer(f"moment-{moment.replace(' ', '-')}", **run.flags, save_interval=2)
+    owner, name = {
+        "random numbers": (trainer, "_remember_boundary"),
+        "metrics": (trainer.files, "write"),
+        "listener": (trainer, "on_update"),
+        "log line": (trainer, "_log_line"),
+        "judging": (trainer, "_judge"),
+        "saving": (trainer.saver, "after_update"),
+    }[moment]
+    really, calls = getattr(owner, name) or (lambda *given: None), []
+
+    def interrupted(*given):
+        calls.append(True)
+        if trainer.step == 4:
+            raise KeyboardInterrupt
+        return really(*given)
+
+    setattr(owner, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    said: list[str] = []
+    resumed = run.bench.trainer(trainer.plan.weights.parent.name, said, **run.flags, resume=True).fit()
+    kept = 3 if moment in ("random numbers", "metrics") else 4
+    assert said[0] == f"Resumed after update {kept} of 8."
+    assert same_weights(weights_of(resumed.weights), weights_of(run.result.weights))
+
+
 @pytest.mark.parametrize("stop", [1, 5, 7])
 def test_a_stopped_trainer_goes_on_where_it_was(finished, stop):
     run = finished("seed")
@@ -656,7 +722,7 @@ def test_a_full_disk_stops_nothing_and_the_next_save_succeeds(bench, monkeypatch
     monkeypatch.setattr(run_files.checkpoint, "save_weights", refusing_the_first)
     said: list[str] = []
     trainer = bench.trainer("out", said, recipe="seed", epochs=2, save_interval=6, valid_path=None)
-    trainer._snapshots = set()
+    trainer.saver.snapshots = set()
     result = trainer.fit()
     assert any("Saving update 3 failed: No space left on device" in line for line in said)
     assert result.saved and result.complete and same_weights(weights_of(result.weights), trainer.model.state_dict())
