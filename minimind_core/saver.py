@@ -17,7 +17,7 @@ from .model import MiniMindLM
 from .paths import shown
 from .run_files import RunFiles
 
-DISK_BYTES_PER_SECOND = 150e6  # a guess, for the time of the first save
+DISK_BYTES_PER_SECOND = 300e6  # a guess, for the time of the first save
 SNAPSHOT_SHARES = (0.05, 0.15, 0.35, 0.65)
 
 
