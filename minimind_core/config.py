@@ -6,8 +6,9 @@ that is added here is a flag there. Explained in notebooks 03 (ModelConfig) and 
 
 from __future__ import annotations
 
-import math
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
@@ -19,45 +20,69 @@ def _note(default: Any, help_text: str):
     return field(default=default, metadata={"help": help_text})
 
 
-def _whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+def _said(value: Any) -> str:
+    """A value as a message shows it: short, whatever it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
     """`value` as an int within [low, high], or a ConfigError that says what was given and what is allowed."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name}={value!r}: a whole number is needed, this is a {type(value).__name__}.")
-    if value < low or (high is not None and value > high):
-        allowed = f"{low} or more" if high is None else f"from {low} to {high}"
-        raise ConfigError(f"{name}={value}: allowed is {allowed}.")
-    return value
+    if isinstance(value, bool) or not isinstance(value, Integral):  # numpy's whole numbers are Integral too
+        raise ConfigError(f"{name}={_said(value)}: a whole number is needed, this is a {type(value).__name__}.")
+    if value < low or value > high:
+        raise ConfigError(f"{name}={_said(value)}: allowed is {low} or more, at most {high:,}.")
+    return int(value)
 
 
-def _number(name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False) -> float:
-    """`value` as a finite float within [low, high] (or (low, high]), or a ConfigError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(f"{name}={value!r}: a finite number is needed.")
+def _number(name: str, value: Any, low: float, high: float, open_low: bool = False) -> float:
+    """`value` as a float within [low, high] (or (low, high]), or a ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, Real) or value != value:
+        raise ConfigError(f"{name}={_said(value)}: a finite number is needed, this is a {type(value).__name__}.")
     if value < low or value > high or (open_low and value == low):
         bounds = f"above {low:g}" if open_low else f"{low:g} or more"
-        raise ConfigError(
-            f"{name}={value!r}: allowed is {bounds}{'' if high == math.inf else f' and at most {high:g}'}."
-        )
+        raise ConfigError(f"{name}={_said(value)}: allowed is {bounds}, at most {high:g}.")
     return float(value)
 
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(f"{name}={value!r}: True or False is needed, this is a {type(value).__name__}.")
+        raise ConfigError(f"{name}={_said(value)}: True or False is needed, this is a {type(value).__name__}.")
     return value
 
 
 def _text(name: str, value: Any) -> str:
     """`value` as text; a path is taken too."""
-    if not isinstance(value, (str, PurePath)) or not str(value):
-        raise ConfigError(f"{name}={value!r}: a text or a path is needed, this is a {type(value).__name__}.")
+    if not isinstance(value, (str, PurePath)):
+        raise ConfigError(f"{name}={_said(value)}: a text or a path is needed, this is a {type(value).__name__}.")
+    if not str(value) or "\0" in str(value):
+        raise ConfigError(f"{name}={_said(value)}: a name is needed, that is not empty and has no NUL character.")
     return str(value)
 
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ConfigError(f"{name}={value!r}: allowed are {', '.join(allowed)}.")
-    return value
+    if not isinstance(value, str) or value not in allowed:
+        raise ConfigError(f"{name}={_said(value)}: allowed are {', '.join(allowed)}.")
+    return str(value)
+
+
+# What one machine can hold at the very most: beyond it a number is a slip of the finger, and trying would only end in a
+# machine without memory.
+MOST = {
+    "width": 2**16,
+    "layers": 1024,
+    "tokens": 2**20,
+    "length": 2**17,
+    "experts": 1024,
+    "experts in all": 2**13,
+    "parameters": 20 * 10**9,
+    "rows": 2**16,
+    "steps": 10**12,
+    "processes": 1024,
+}
 
 
 @dataclass(frozen=True)
@@ -89,30 +114,41 @@ class ModelConfig:
     norm_topk_prob: bool = _note(True, "divide the chosen scores by their sum (MoE)")
 
     def __post_init__(self) -> None:
-        for name in ("dim", "n_layers", "n_heads", "multiple_of", "n_routed_experts", "num_experts_per_tok"):
-            _whole(name, getattr(self, name), 1)
-        _whole("vocab_size", self.vocab_size, 4)
-        _whole("max_seq_len", self.max_seq_len, 2)
+        def keep(check, name: str, *bounds: Any, **more: Any) -> None:
+            object.__setattr__(self, name, check(name, getattr(self, name), *bounds, **more))
+
+        keep(_whole, "dim", 1, MOST["width"])
+        keep(_whole, "n_layers", 1, MOST["layers"])
+        keep(_whole, "n_heads", 1, MOST["width"])
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
-        _whole("n_kv_heads", self.n_kv_heads, 1)
+        keep(_whole, "n_kv_heads", 1, MOST["width"])
+        keep(_whole, "vocab_size", 4, MOST["tokens"])
+        keep(_whole, "max_seq_len", 2, MOST["length"])
         if self.hidden_dim is not None:
-            _whole("hidden_dim", self.hidden_dim, 1)
-        if self.n_shared_experts not in (None, 0, 1):  # False and True equal 0 and 1
-            raise ConfigError(f"n_shared_experts={self.n_shared_experts!r}: allowed are None, 0, False, 1 and True.")
+            keep(_whole, "hidden_dim", 1, 8 * MOST["width"])
+        keep(_whole, "multiple_of", 1, MOST["width"])
+        keep(_whole, "n_routed_experts", 1, MOST["experts"])
+        keep(_whole, "num_experts_per_tok", 1, MOST["experts"])
+        if not isinstance(self.n_shared_experts, (int, type(None))) or self.n_shared_experts not in (None, 0, 1):
+            raise ConfigError(  # False and True are 0 and 1
+                f"n_shared_experts={_said(self.n_shared_experts)}: allowed are None, 0, False, 1 and True."
+            )
         object.__setattr__(self, "n_shared_experts", int(bool(self.n_shared_experts)))
         for name in ("use_moe", "seq_aux", "norm_topk_prob"):
-            _flag(name, getattr(self, name))
-        _number("norm_eps", self.norm_eps, 0, 1, open_low=True)
-        _number("rope_theta", self.rope_theta, 1, open_low=True)
-        _number("aux_loss_alpha", self.aux_loss_alpha, 0)
-        if _number("dropout", self.dropout, 0, 1) == 1:
+            keep(_flag, name)
+        keep(_number, "norm_eps", 0, 1, open_low=True)
+        keep(_number, "rope_theta", 1, 1e15, open_low=True)
+        keep(_number, "aux_loss_alpha", 0, 1000)
+        keep(_number, "dropout", 0, 1)
+        if self.dropout == 1:
             raise ConfigError("dropout=1 would zero everything: allowed is 0 or more and below 1.")
         self._check_heads()
         if self.num_experts_per_tok > self.n_routed_experts:
             raise ConfigError(
                 f"num_experts_per_tok={self.num_experts_per_tok}: at most n_routed_experts={self.n_routed_experts}."
             )
+        self._check_size()
 
     def _check_heads(self) -> None:
         if self.dim % self.n_heads:
@@ -131,6 +167,23 @@ class ModelConfig:
             raise ConfigError(
                 f"n_heads={self.n_heads} does not divide by n_kv_heads={self.n_kv_heads}: "
                 f"each key/value head serves the same number of query heads, so n_kv_heads may be {allowed}."
+            )
+
+    def _check_size(self) -> None:
+        """Refuse what no single machine could hold, before it is tried."""
+        experts = self.n_routed_experts + self.n_shared_experts if self.use_moe else 1
+        if self.n_layers * experts > MOST["experts in all"]:
+            raise ConfigError(
+                f"n_layers={self.n_layers} × n_routed_experts={self.n_routed_experts} makes "
+                f"{self.n_layers * experts:,} experts: at most {MOST['experts in all']:,} in all are allowed."
+            )
+        attention = 2 * self.dim * (self.dim + self.n_kv_heads * self.head_dim)
+        numbers = self.vocab_size * self.dim + self.n_layers * (attention + 3 * experts * self.dim * self.ffn_dim)
+        if numbers > MOST["parameters"]:
+            raise ConfigError(
+                f"dim={self.dim}, n_layers={self.n_layers}, vocab_size={self.vocab_size}, feed-forward {self.ffn_dim}"
+                f"{f', {experts} experts' if self.use_moe else ''}: {numbers / 1e9:,.0f} billion parameters; at most "
+                f"{MOST['parameters'] // 10**9} billion are allowed here. Lower one of them (MiniMind: 512, 8, 6400)."
             )
 
     @property
@@ -153,6 +206,9 @@ class ModelConfig:
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Rebuild from `to_dict`; unknown keys are an error, missing ones take their default."""
         return cls(**_known(cls, values))
+
+
+_DEVICE = re.compile("auto|mps(:0)?|cpu(:0)?|cuda(:[0-9]{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -187,29 +243,33 @@ class TrainConfig:
     seed: int = _note(1337, "seed of the initial weights and of the data order")
 
     def __post_init__(self) -> None:
-        _whole("batch_size", self.batch_size, 1)
-        _whole("accumulation_steps", self.accumulation_steps, 1)
-        _whole("log_interval", self.log_interval, 1)
-        _whole("num_workers", self.num_workers, 0)
-        _whole("seed", self.seed, 0, 2**63 - 1)
+        def keep(check, name: str, *bounds: Any, **more: Any) -> None:
+            object.__setattr__(self, name, check(name, getattr(self, name), *bounds, **more))
+
+        keep(_whole, "batch_size", 1, MOST["rows"])
+        keep(_whole, "accumulation_steps", 1, MOST["rows"])
+        keep(_whole, "log_interval", 1, MOST["steps"])
+        keep(_whole, "num_workers", 0, MOST["processes"])
+        keep(_whole, "seed", 0, 2**63 - 1)
         for name in ("epochs", "save_interval", "max_steps", "eval_interval"):
             if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), 1)
+                keep(_whole, name, 1, MOST["steps"])
         if self.warmup_iters is not None:
-            _whole("warmup_iters", self.warmup_iters, 0)
-        _number("learning_rate", self.learning_rate, 0, 10, open_low=True)
-        _number("grad_clip", self.grad_clip, 0, open_low=True)
-        _choice("recipe", self.recipe, tuple(RECIPES))
-        _choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+            keep(_whole, "warmup_iters", 0, MOST["steps"])
+        keep(_number, "learning_rate", 0, 1, open_low=True)
+        keep(_number, "grad_clip", 0, 1e9, open_low=True)
+        keep(_choice, "recipe", tuple(RECIPES))
+        keep(_choice, "dtype", ("auto", "float32", "bfloat16", "float16"))
         for name in ("use_wandb", "resume"):
-            _flag(name, getattr(self, name))
-        for name in ("out_dir", "data_path", "valid_path", "tokenizer", "wandb_project"):
+            keep(_flag, name)
+        for name in ("out_dir", "data_path", "valid_path", "tokenizer"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _text(name, getattr(self, name)))
-        _text("wandb_project", self.wandb_project)
-        kind, _, index = self.device.partition(":") if isinstance(self.device, str) else ("", "", "")
-        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
-            raise ConfigError(f"device={self.device!r}: allowed are auto, cpu, cuda, cuda:0 (or another number), mps.")
+                keep(_text, name)
+        keep(_text, "wandb_project")
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+            raise ConfigError(
+                f"device={_said(self.device)}: allowed are auto, cpu, cuda, cuda:0 (or another number), mps."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values, for JSON."""
@@ -225,9 +285,9 @@ def _known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{cls.__name__} needs a table of named values, not a {type(values).__name__}.")
     names = {f.name for f in fields(cls)}
-    unknown = sorted(set(values) - names)
+    unknown = sorted(_said(name).strip("'") for name in values if name not in names)
     if unknown:
-        raise ConfigError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(names))}.")
+        raise ConfigError(f"{cls.__name__} has no field {', '.join(unknown[:8])}; it has {', '.join(sorted(names))}.")
     return values
 
 

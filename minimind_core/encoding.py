@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from tokenizers import Tokenizer
 
 from .corpus import BOS, EOS, existing_file, iter_rows, marker_edition, normalise_markers
 from .errors import CorpusError
-from .paths import out_dir, shown
+from .paths import out_dir, reading, shown, writing
 from .tokenizer import BOS_ID, tokenizer_hash
 
 FORMAT = 2
@@ -72,23 +73,23 @@ class EncodedCorpus:
 def encode_corpus(path: str | Path, tokenizer: Tokenizer, cache: str | Path | None = None) -> EncodedCorpus:
     """Encode a corpus, or open the cache if it was encoded before with this tokenizer.
 
-    Raises CorpusError, naming file and line, for rows that cannot be read; then nothing is left behind.
+    Raises CorpusError, naming file and line, for rows that cannot be read; then nothing is left behind. A cache that
+    was damaged, or is of another version, is made again.
     """
-    path = existing_file(path).resolve()
+    given = existing_file(path)
+    path = given.resolve()
     tokenizer_sha = tokenizer_hash(tokenizer)
-    name = hashlib.sha256(f"{path}|{tokenizer_sha}|{FORMAT}".encode()).hexdigest()[:16]
-    folder = Path(cache or out_dir() / "cache") / f"{path.stem}-{name}"
+    name = hashlib.sha256(f"{path}|{tokenizer_sha}|{FORMAT}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    folder = Path(cache or out_dir() / "cache") / f"{path.stem[:60]}-{name}"
     meta = _read_meta(folder)
-    if meta is None or not _still_the_same(path, meta, folder):
-        _encode(path, tokenizer, tokenizer_sha, folder)
+    if meta is None or meta["tokenizer_sha256"] != tokenizer_sha or not _still_the_same(given, meta, folder):
+        _encode(given, tokenizer, tokenizer_sha, folder)
         meta = _read_meta(folder)
-    try:
-        index = {
-            key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in ("offsets", "segments", "added", "text_hash")
-        }
-        tokens = np.memmap(folder / "tokens.bin", dtype=meta["dtype"], mode="r")
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"the cache {shown(folder)} is broken ({error}); delete that folder and try again.") from None
+    if meta is None:
+        raise CorpusError(f"the cache {shown(folder)} changes while it is read; does another program write there?")
+    with reading(folder, CorpusError):
+        index = {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in _INDEX}
+        tokens = np.memmap(folder / _TOKENS, dtype=meta["dtype"], mode="r")
     return EncodedCorpus(
         path=path,
         tokens=tokens,
@@ -108,58 +109,110 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+_TOKENS, _INDEX = "tokens.bin", ("offsets", "segments", "added", "text_hash")
+
+
 def _stamp(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
+def _seal(meta: dict) -> str:
+    """A sum over everything else in meta.json: with it, what stands there is what was written."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
 def _read_meta(folder: Path) -> dict | None:
+    """What meta.json says of a cache that is whole, or None.
+
+    Files are looked at as the corpus is: read only when size or time stamp differ from those at writing.
+    """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        whole = (folder / "tokens.bin").stat().st_size == meta["tokens"] * np.dtype(meta["dtype"]).itemsize
-        return meta if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
+        if meta.pop("seal") != _seal(meta):
+            return None
+        for name, (stamp, sha256) in meta["files"].items():
+            now = _stamp(folder / name)
+            if now != stamp:
+                if now[0] != stamp[0] or file_sha256(folder / name) != sha256:
+                    return None
+                meta["files"][name] = [now, sha256]
+                _write_meta(folder, meta)
+        return meta
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _write_meta(folder: Path, meta: dict) -> None:
+    """Keep new time stamps, if the disk lets us: they only save work."""
+    unfinished = folder / f".meta.{os.getpid()}"
+    with suppress(OSError):
+        unfinished.write_text(json.dumps(meta | {"seal": _seal(meta)}), encoding="utf-8")
+        os.replace(unfinished, folder / "meta.json")
+    with suppress(OSError):
+        unfinished.unlink(missing_ok=True)
 
 
 def _still_the_same(path: Path, meta: dict, folder: Path) -> bool:
     """Whether the corpus is the one that was encoded: by size and time stamp, by its sum only where these differ."""
-    stamp = _stamp(path)
-    if meta["stamp"] == stamp:
-        return True
-    if meta["stamp"][0] != stamp[0] or file_sha256(path) != meta["sha256"]:
-        return False
+    with reading(path, CorpusError):
+        stamp = _stamp(path)
+        if meta["stamp"] == stamp:
+            return True
+        if meta["stamp"][0] != stamp[0] or file_sha256(path) != meta["sha256"]:
+            return False
     meta["stamp"] = stamp
-    unfinished = folder / f".meta.{os.getpid()}"
-    unfinished.write_text(json.dumps(meta), encoding="utf-8")
-    os.replace(unfinished, folder / "meta.json")
+    _write_meta(folder, meta)
     return True
 
 
 def _encode(path: Path, tokenizer: Tokenizer, tokenizer_sha: str, folder: Path) -> None:
     """Write the cache beside its final name and rename it when it is whole."""
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    _remove(unfinished)
     try:
-        stamp = _stamp(path)
-        meta = _encode_into(unfinished, path, tokenizer)
-        if _stamp(path) != stamp:
-            raise CorpusError(f"{shown(path)} changed while it was being encoded; wait until it is whole, then again.")
-        meta |= {"format": FORMAT, "corpus": str(path), "tokenizer_sha256": tokenizer_sha, "stamp": stamp}
-        (unfinished / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
+        with writing(folder):
+            unfinished.mkdir(parents=True)
+            with reading(path, CorpusError):
+                stamp = _stamp(path)
+            meta = _encode_into(unfinished, path, tokenizer)
+            with reading(path, CorpusError):
+                changed = _stamp(path) != stamp
+            if changed:
+                raise CorpusError(
+                    f"{shown(path)} changed while it was being encoded; wait until it is whole, then again."
+                )
+            meta |= {"format": FORMAT, "tokenizer_sha256": tokenizer_sha, "stamp": stamp}
+            meta["files"] = {file.name: [_stamp(file), file_sha256(file)] for file in sorted(unfinished.iterdir())}
+            (unfinished / "meta.json").write_text(json.dumps(meta | {"seal": _seal(meta)}), encoding="utf-8")
+            _remove(folder)
+            try:
+                os.replace(unfinished, folder)
+            except OSError:
+                if _read_meta(folder) is None:  # else another process was quicker, and its cache is as good
+                    raise
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _remove(unfinished)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with all that is in it, or a file that has its name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _encode_into(folder: Path, path: Path, tokenizer: Tokenizer) -> dict:
+    """Write tokens and index of a corpus to `folder`; what meta.json has to say of them."""
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
     lengths, added, hashes, segments, written = [], bytearray(), [], [], 0
     editions: dict[str, int] = {}
     rows = (text for _, text in iter_rows(path))
-    with open(folder / "tokens.bin", "wb") as out:
+    with open(folder / _TOKENS, "wb") as out:
         while batch := list(islice(rows, _BATCH)):
             texts = []
             for text in batch:
@@ -181,12 +234,9 @@ def _encode_into(folder: Path, path: Path, tokenizer: Tokenizer) -> dict:
     np.save(folder / "segments.npy", np.concatenate(segments).astype(np.int64))
     np.save(folder / "added.npy", np.frombuffer(bytes(added), np.uint8))
     np.save(folder / "text_hash.npy", np.asarray(hashes, np.uint32))
-    return {
-        "tokens": int(offsets[-1]),
-        "dtype": np.dtype(dtype).name,
-        "sha256": file_sha256(path),
-        "editions": editions,
-    }
+    with reading(path, CorpusError):
+        sha256 = file_sha256(path)
+    return {"tokens": int(offsets[-1]), "dtype": np.dtype(dtype).name, "sha256": sha256, "editions": editions}
 
 
 def with_markers(text: str) -> tuple[str, int]:

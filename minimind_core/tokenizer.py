@@ -10,18 +10,20 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from .corpus import iter_texts
-from .errors import TokenizerError
-from .paths import out_dir, shown
+from .corpus import existing_file, iter_texts
+from .errors import CorpusError, TokenizerError
+from .paths import out_dir, reading, shown, writing
 
 UNK_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 0
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 FORMAT = 2  # changes when the way of training does, so that an older tokenizer is not taken for a new one
 _MARKER = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+LARGEST_FILE = 128 << 20  # bytes; a tokenizer of a million tokens is smaller
 TRAINING_SAMPLE_CHARACTERS = 40_000_000  # enough for 6,400 tokens; bounds memory on a 1.6 GB corpus
 
 
@@ -53,23 +55,37 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Read a tokenizer from its tokenizer.json, or from a folder that holds one.
 
-    Raises TokenizerError when there is none, it is not a tokenizer, or its first three ids are not `<unk>`, `<s>`,
-    `</s>`.
+    Raises TokenizerError when there is none, it is not a tokenizer, or not one that this course can use: see
+    `check_tokenizer`.
     """
     path = Path(path)
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
-        raise TokenizerError(f"{shown(file)} is not there; a tokenizer is a tokenizer.json or a folder that holds one.")
+        kind = "is not there" if not file.exists() else "is no file"
+        raise TokenizerError(f"{shown(file)} {kind}; a tokenizer is a tokenizer.json or a folder that holds one.")
+    with reading(file, TokenizerError):
+        if file.stat().st_size > LARGEST_FILE:
+            size = f"{file.stat().st_size:,} bytes are more than {LARGEST_FILE >> 20} MiB"
+            raise TokenizerError(f"{shown(file)} is not a tokenizers file: {size}. Is it a corpus or a weights file?")
+        content = file.read_bytes()
     try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception for every kind of bad file
-        raise TokenizerError(f"{shown(file)} is not a tokenizers file: {str(error)[:120]}.") from None
+        tokenizer = Tokenizer.from_buffer(content)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and a panic of its own, for bad files
+        hint = "Give the tokenizer.json that lies beside a model, or leave --tokenizer out: one is trained then."
+        reason = " ".join(str(error).split())[:120]
+        raise TokenizerError(f"{shown(file)} is not a tokenizers file: {reason}. {hint}") from None
     return check_tokenizer(tokenizer, shown(file))
 
 
 def check_tokenizer(tokenizer: Tokenizer, name: str) -> Tokenizer:
-    """Return `tokenizer` ready for use, or say what is wrong with it. Truncation and padding are switched off."""
-    found = [tokenizer.id_to_token(i) for i in range(3)]
+    """Return `tokenizer` ready for use, or say what is wrong with it. Truncation and padding are switched off.
+
+    The project relies on more than a file that can be read: the three special ids, a byte-level BPE in which every text
+    has ids and comes back from them, ids without holes, and markers that are found inside a text.
+    """
+    found = [(tokenizer.id_to_token(i) or "")[:30] or None for i in range(3)]
     if found != SPECIAL_TOKENS:
         later = tokenizer.token_to_id("<|im_start|>") is not None
         hint = (
@@ -80,16 +96,57 @@ def check_tokenizer(tokenizer: Tokenizer, name: str) -> Tokenizer:
         raise TokenizerError(f"{name}: ids 0, 1, 2 must be <unk>, <s>, </s>; they are {found}.{hint}")
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    wrong = _what_is_wrong(tokenizer)
+    if wrong:
+        raise TokenizerError(
+            f"{name}: {wrong}. This course needs a byte-level BPE, as MiniMind's is: give another tokenizer.json, or "
+            "leave --tokenizer out and one is trained on the corpus."
+        )
     return tokenizer
 
 
+# Capitals, wide and joined letters, an accent of its own, blanks of all kinds: what a normaliser would change.
+_PROBE = "Ａb１ﬁ e\u0301é\t\u3000天空是蓝色的。\n\n  1+1=2? 😀İ\r\nend "
+
+
+def _what_is_wrong(tokenizer: Tokenizer) -> str | None:
+    """Why a tokenizer with the right special tokens cannot be used, or None."""
+    vocabulary = tokenizer.get_vocab()
+    if not isinstance(tokenizer.model, models.BPE):
+        return f"it is a {type(tokenizer.model).__name__} model"
+    if tokenizer.model.dropout:
+        return f"it chooses pieces at random (dropout {tokenizer.model.dropout:g}), so that a text has no certain ids"
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        return f"its {len(vocabulary):,} ids do not run from 0 to {len(vocabulary) - 1:,}: some are missing or doubled"
+    if missing := _BYTE_OF.keys() - vocabulary.keys():
+        return f"{len(missing)} of the 256 bytes have no token, so some texts could not be written"
+    for token, token_id in vocabulary.items():
+        if token_id >= len(SPECIAL_TOKENS) and not (token and _BYTE_OF.keys() >= set(token)):
+            return f"token {token_id}, {token[:30]!r}, is not written in the byte alphabet"
+    try:
+        parts = (_PROBE, " ", f" {_PROBE}", f"<s>{_PROBE}</s> <s> {_PROBE}</s>")
+        ids, blank, later, marked = (tokenizer.encode(part, add_special_tokens=False).ids for part in parts)
+        back = tokenizer.decode(ids)
+    except Exception as error:  # whatever the library finds
+        return f"it cannot encode a text ({' '.join(str(error).split())[:80]})"
+    if b"".join(token_bytes(tokenizer, i) or b"" for i in ids) != _PROBE.encode() or back != _PROBE:
+        return "a text does not come back unchanged from its ids (it has a normaliser, or splits in another way)"
+    if marked != [BOS_ID, *ids, EOS_ID, *blank, BOS_ID, *later, EOS_ID]:
+        return "it does not find the markers <s> and </s> in a text"
+    return None
+
+
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> Path:
-    """Write `folder`/tokenizer.json (whole or not at all) and return its path."""
+    """Write `folder`/tokenizer.json (whole or not at all) and return its path. Raises StorageError where it cannot."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     file, unfinished = folder / "tokenizer.json", folder / f".tokenizer.json.{os.getpid()}"
-    unfinished.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    os.replace(unfinished, file)
+    with writing(file):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+            os.replace(unfinished, file)
+        finally:
+            unfinished.unlink(missing_ok=True)
     return file
 
 
@@ -104,9 +161,10 @@ def tokenizer_for(corpus: str | Path, vocab_size: int) -> tuple[Tokenizer, str]:
     It is kept under the corpus's name, size and beginning, so one that was trained on the sample is never picked up
     for another file.
     """
-    folder = out_dir() / "tokenizers" / f"{Path(corpus).stem}-{_beginning_hash(corpus)}-{vocab_size}-v{FORMAT}"
+    folder = out_dir() / "tokenizers" / f"{Path(corpus).stem[:60]}-{_beginning_hash(corpus)}-{vocab_size}-v{FORMAT}"
     if (folder / "tokenizer.json").is_file():
-        return load_tokenizer(folder), f"trained on {shown(corpus)} earlier, kept in {shown(folder)}"
+        with suppress(TokenizerError):  # it is ours: a damaged one is made again
+            return load_tokenizer(folder), f"trained on {shown(corpus)} earlier, kept in {shown(folder)}"
     tokenizer = train_tokenizer(bounded(iter_texts(corpus), TRAINING_SAMPLE_CHARACTERS), vocab_size)
     save_tokenizer(tokenizer, folder)
     return tokenizer, f"trained on {shown(corpus)} now, kept in {shown(folder)}"
@@ -122,9 +180,10 @@ def bounded(texts: Iterable[str], characters: int) -> Iterable[str]:
 
 
 def _beginning_hash(corpus: str | Path) -> str:
-    with open(corpus, "rb") as file:
+    corpus = existing_file(corpus)
+    with reading(corpus, CorpusError), open(corpus, "rb") as file:
         head = file.read(1 << 20)
-    return hashlib.sha256(head + str(Path(corpus).stat().st_size).encode()).hexdigest()[:12]
+        return hashlib.sha256(head + str(corpus.stat().st_size).encode()).hexdigest()[:12]
 
 
 def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
