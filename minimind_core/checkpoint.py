@@ -25,6 +25,7 @@ from .paths import shown
 from .tokenizer import load_tokenizer, save_tokenizer
 
 FORMAT = 1
+_NUMBERS = ("step", "updates", "tokens", "loss", "held_out_loss", "bits_per_byte", "best_held_out_loss", "seconds")
 
 
 def unwrapped(model: nn.Module) -> MiniMindLM:
@@ -82,6 +83,13 @@ def read_facts(weights: str | Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{shown(path)} cannot be read: {error}.") from None
     if not isinstance(facts, dict) or not isinstance(facts.get("model"), dict):
         raise CheckpointError(f"{shown(path)} is not a run's configuration: it has no table named model.")
+    for name in _NUMBERS:
+        if facts.get(name) is not None and type(facts[name]) not in (int, float):
+            raise CheckpointError(f"{shown(path)}: {name} is {facts[name]!r:.40}, where a number is needed.")
+    try:
+        ModelConfig.from_dict(facts["model"])
+    except ConfigError as error:
+        raise CheckpointError(f"{shown(path)}: {error}") from None
     return facts
 
 
@@ -92,8 +100,12 @@ def read_torch_file(path: str | Path) -> Any:
         raise CheckpointError(f"{shown(path)} is a folder, where a file is needed.")
     if not path.exists():
         raise CheckpointError(f"{shown(path)} is not there.{_neighbours(path)}")
+    if not path.is_file():
+        raise CheckpointError(f"{shown(path)} is no regular file (a pipe or a device), where one is needed.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch has to say of a file that is refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch errors of many kinds
         text = str(error) or type(error).__name__
         if "weights_only" in text or "Unsupported" in text:
@@ -146,10 +158,7 @@ def load_run(path: str | Path, device: str | torch.device = "cpu") -> tuple[Mini
 
 
 def _kept_config(path: Path, facts: dict[str, Any], given: ModelConfig | None) -> ModelConfig:
-    try:
-        kept = ModelConfig.from_dict(facts["model"])
-    except ConfigError as error:
-        raise CheckpointError(f"{shown(run_folder(path))}/config.json: {error}") from None
+    kept = ModelConfig.from_dict(facts["model"])
     if given is not None and given != kept:
         theirs, ours = given.to_dict(), kept.to_dict()
         differ = ", ".join(f"{k} is {ours[k]} there, {theirs[k]} was given" for k in ours if ours[k] != theirs[k])
@@ -171,13 +180,20 @@ def _plain_state(state: Any, path: Path) -> dict[str, Tensor]:
     for key, value in state.items():
         for prefix in ("_orig_mod.", "module."):
             key = str(key).replace(prefix, "")
-        plain[key] = value.float() if value.is_floating_point() else value
+        plain[key] = value
+    plain.pop("pos_cis", None)  # a table that older MiniMind files carry along
+    for key, value in plain.items():
+        if value.layout != torch.strided or value.is_meta or not value.is_floating_point():
+            kind = "no values" if value.is_meta else f"{value.dtype} numbers ({value.layout})"
+            raise CheckpointError(f"{shown(path)}: {key} has {kind}; weights are dense tensors of float numbers.")
+        plain[key] = value.float()
+        if not torch.isfinite(plain[key]).all():
+            raise CheckpointError(f"{shown(path)}: {key} holds numbers that are not finite: a run that went wrong.")
     if any(key.startswith("model.layers.") for key in plain):
         raise CheckpointError(
             f"{shown(path)} has the names of MiniMind after 2025-04-26 (model.layers.…): its rotary layout is another "
             "one (halves instead of neighbouring pairs), so its weights don't fit this model."
         )
-    plain.pop("pos_cis", None)  # a table that older MiniMind files carry along
     if "output.weight" in plain:
         embedding = plain.setdefault("tok_embeddings.weight", plain["output.weight"])
         if embedding.shape == plain["output.weight"].shape and not torch.equal(embedding, plain["output.weight"]):

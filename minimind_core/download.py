@@ -27,7 +27,8 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .errors import CourseError
+from .cli import Parser, friendly
+from .errors import ConfigError, CourseError
 from .paths import dataset_dir, shown
 
 MAIN_HOST = "https://huggingface.co"
@@ -633,13 +634,14 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:160]}{'…' if len(text) > 160 else ''}"
 
 
+@friendly
 def main(argv: list[str] | None = None) -> int:
     """The command line: 0 when the corpus lies there, 2 with a message for what the user can mend, 130 after Ctrl-C."""
     table = "\n".join(
         f"  {c.name:18} {_human(c.about):>8}, {c.rows:,} rows{f', markers {c.markers}' if c.markers else ''}"
         for c in PUBLISHED.values()
     )
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m minimind_core.download",
         description="Fetch one published corpus, check it and put it in place. An interrupted download is resumed.",
         epilog=f"The published corpora:\n{table}\n\nHF_ENDPOINT names another Hugging Face host.",
@@ -648,13 +650,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", default="pretrain_hq", help=" | ".join(PUBLISHED))
     parser.add_argument("--to", metavar="FOLDER", help="where to put it (default: $MINIMIND_DATASET, else dataset/)")
     options = parser.parse_args(argv)
-    try:
-        download(options.name, options.to, say=partial(print, flush=True))
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    if options.to is not None and (not options.to or "\0" in options.to):
+        raise ConfigError(f"--to {options.to!r}: the path of a folder is needed.")
+    download(options.name, options.to, say=partial(print, flush=True))
     return 0
 
 

@@ -5,11 +5,10 @@ Seven prompts, or ones that you type. Text is streamed, a character at the earli
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from .cli import friendly, true_or_false, whole_number
+from .cli import Parser, friendly, number, true_or_false, whole_number
 
 PROMPT_SUBJECTS = {
     "马克思主义基本原理": "马克思",
@@ -23,12 +22,8 @@ PROMPT_SUBJECTS = {
 PROMPTS = tuple(PROMPT_SUBJECTS)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m minimind_core.eval_model",
-        description="Continue a text with a pretrained model.",
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m minimind_core.eval_model", description="Continue a text with a pretrained model.")
     add = parser.add_argument
     add("--model_mode", type=whole_number, default=0, help="0: pretrained weights, the only kind this course makes [0]")
     add("--load", type=whole_number, default=0, help="0: weights of --out_dir, the only kind this course loads [0]")
@@ -40,10 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", help="a weights file, instead of --out_dir and --dim")
     add("--device", default="auto")
     add("--prompt", action="append", help="a text to continue; may be given several times; asks nothing then")
-    add("--temperature", type=float, default=0.7, help="0 always takes the likeliest token [0.7]")
-    add("--top_p", type=float, default=0.8, help="share of the probability that is drawn from [0.8]")
+    add("--temperature", type=number, default=0.7, help="0 always takes the likeliest token [0.7]")
+    add("--top_p", type=number, default=0.8, help="share of the probability that is drawn from [0.8]")
     add("--top_k", type=whole_number, default=0, help="0: no limit [0]")
-    add("--repetition_penalty", type=float, default=1.0, help="above 1: say less of what was said [1.0]")
+    add("--repetition_penalty", type=number, default=1.0, help="above 1: say less of what was said [1.0]")
     add("--max_new_tokens", type=whole_number, default=128, help="new tokens at most [128]")
     add("--seed", type=whole_number, default=42, help="seed of the draws [42]")
     return parser
@@ -55,8 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     from .checkpoint import load_run
     from .errors import CheckpointError, ConfigError
-    from .generation import stream
+    from .generation import encode_prompt, stream
     from .model import parameter_count
+    from .paths import shown
     from .precision import pick_device
     from .runs import what_is_there
 
@@ -67,15 +63,15 @@ def main(argv: list[str] | None = None) -> int:
         )
     weights = _find(args)
     if not weights.exists():
-        raise CheckpointError(f"{weights} is not there. {what_is_there(args.out_dir)}")
+        raise CheckpointError(f"{shown(weights)} is not there. {what_is_there(args.out_dir)}")
     model, tokenizer, _ = load_run(weights, pick_device(args.device))
     if args.n_layers not in (None, model.config.n_layers):
-        raise CheckpointError(f"{weights} has n_layers={model.config.n_layers}, not {args.n_layers}.")
-    print(
-        f"{weights}: {parameter_count(model) / 1e6:.2f}M parameters, seed {args.seed}, temperature {args.temperature}"
-    )
+        raise CheckpointError(f"{shown(weights)} has n_layers={model.config.n_layers}, not {args.n_layers}.")
+    millions = f"{parameter_count(model) / 1e6:.2f}M"
+    print(f"{shown(weights)}: {millions} parameters, seed {args.seed}, temperature {args.temperature}")
     settings = {name: getattr(args, name) for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed")}
     for prompt in _prompts(args.prompt):
+        encode_prompt(tokenizer, prompt)  # what is no text is refused before it is printed
         print(f"\n👶 {prompt}", end="", flush=True)
         for piece in stream(model, tokenizer, prompt, max_new_tokens=args.max_new_tokens, **settings):
             print(piece, end="", flush=True)
@@ -94,7 +90,7 @@ def _find(args) -> Path:
     if args.dim is not None:
         return weights_path(args.out_dir or out_dir(), args.dim, args.use_moe)
     for run in list_runs(args.out_dir):
-        if run.weights.exists() and run.facts and (not args.use_moe or run.facts["model"]["use_moe"]):
+        if run.weights.exists() and run.facts and (not args.use_moe or run.facts["model"].get("use_moe")):
             return run.weights
     raise CheckpointError(what_is_there(args.out_dir))
 

@@ -68,7 +68,7 @@ def next_token_logits(
     if temperature == 0:
         best = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, logits.argmax(-1, keepdim=True), True)
         return logits.masked_fill(~best, -torch.inf)
-    logits = logits / temperature
+    logits = logits / max(temperature, 1e-6)  # below that float32 overflows, and it is greedy anyway
     if top_k:
         logits = keep_top_k(logits, top_k)
     return keep_top_p(logits, top_p)
@@ -92,7 +92,7 @@ def generate(
     draws differently each time. With `stream=True` (batch 1): an iterator of ints, the closing eos included. Raises
     ConfigError for settings out of range, InputError for ids that the model does not know.
     """
-    _check_settings(max_new_tokens, temperature, top_p, top_k, repetition_penalty)
+    _check_settings(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed)
     if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or 0 in input_ids.shape:
         given = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else type(input_ids).__name__
         raise InputError(f"input_ids is {given}; a tensor (batch, length) with at least one token is needed.")
@@ -150,7 +150,7 @@ def _steps(
         model.train(was_training)
 
 
-def _check_settings(max_new_tokens, temperature, top_p, top_k, repetition_penalty) -> None:
+def _check_settings(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed) -> None:
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 0:
         raise ConfigError(f"max_new_tokens={max_new_tokens!r}: a whole number, 0 or more (the prompt is not counted).")
     for name, value, low_open, high in (
@@ -163,10 +163,16 @@ def _check_settings(max_new_tokens, temperature, top_p, top_k, repetition_penalt
             raise ConfigError(f"{name}={value!r}: {'above 0' if low_open else '0 or more'} and at most {high}.")
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
         raise ConfigError(f"top_k={top_k!r}: None or 0 for all tokens, else 1 or more.")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise ConfigError(
+            f"seed={seed!r:.40}: None for another draw each time, else a whole number from 0 to 2**63 - 1."
+        )
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> Tensor:
     """A prompt as ids (1, T), with the `<s>` that every training row begins with."""
+    if not isinstance(prompt, str) or any("\ud800" <= sign <= "\udfff" for sign in prompt):
+        raise InputError(f"the prompt {prompt!r:.40} is no text that can be encoded as UTF-8: type it again.")
     ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     return torch.tensor([ids if ids[:1] == [BOS_ID] else [BOS_ID, *ids]])
 

@@ -16,7 +16,7 @@ from .cli import friendly, parse_flags
 from .config import ModelConfig
 from .errors import TrainingError
 from .fitting import fitted
-from .model import MiniMindLM, parameter_count
+from .model import MiniMindLM
 from .optim import build_optimizer
 from .paths import dataset_dir, out_dir, shown
 from .plan import RunPlan, plan_run
@@ -62,9 +62,11 @@ def estimate(plan: RunPlan, steps: int = 3) -> Estimate:
     The random state is left as it was, so a run after it is the same run.
     """
     plan = fitted(plan)
+    memory = training_memory(plan.model, plan.parameters, plan.train.batch_size, plan.dtype)
+    _refuse_the_impossible(plan, memory)
     with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
         model = MiniMindLM(plan.model).to(plan.device)
-        rows = [plan.train_set[i % len(plan.train_set)] for i in range(plan.train.batch_size)]
+        rows = [plan.train_set[i] for i in range(min(plan.train.batch_size, len(plan.train_set)))]
         batch = [torch.stack(parts) for parts in zip(*rows, strict=True)]
         optimizer = build_optimizer(model, plan.recipe, plan.train.learning_rate)
         hooks = Hooks(steps + 1, lr=plan.train.learning_rate, accumulation_steps=1, device=plan.device)
@@ -72,17 +74,27 @@ def estimate(plan: RunPlan, steps: int = 3) -> Estimate:
         stamps: list[float] = []
         scaler, context = make_scaler(plan.device, plan.dtype), autocast_context(plan.device, plan.dtype)
         train_epoch(0, model, [batch] * (steps + 1), optimizer, scaler, context, hooks)
-        parameters = parameter_count(model)
     per_step = (stamps[-1] - stamps[0]) / steps
     return Estimate(
-        parameters=parameters,
+        parameters=plan.parameters,
         seconds=per_step * plan.total_steps,
         seconds_per_step=per_step,
-        memory_bytes=training_memory(plan.model, parameters, plan.train.batch_size, plan.dtype),
-        disk_bytes=disk_needed(parameters),
+        memory_bytes=memory,
+        disk_bytes=disk_needed(plan.parameters),
         free_disk_bytes=free_bytes(plan.weights),
         measured_steps=steps,
     )
+
+
+def _refuse_the_impossible(plan: RunPlan, memory: int) -> None:
+    """TrainingError for a run on a CPU that would need more than twice the memory that the machine has in all."""
+    there = psutil.virtual_memory().total
+    if plan.device.type == "cpu" and memory > 2 * there:
+        raise TrainingError(
+            f"--batch_size {plan.train.batch_size}, --max_seq_len {plan.model.max_seq_len} and "
+            f"{plan.parameters / 1e6:.1f}M parameters need about {memory / 2**30:,.0f} GiB; this machine has "
+            f"{there / 2**30:.0f}. Lower them."
+        )
 
 
 def warnings_for(plan: RunPlan, needs: Estimate) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import read_facts, run_folder
+from .config import ModelConfig
 from .errors import CheckpointError
 from .paths import PROJECT, out_dir, shown
 from .plan import RunPlan
@@ -49,13 +50,14 @@ class RunOnDisk:
         facts = self.facts
         if not facts:
             return f"{shown(self.weights)}: no weights yet"
+        model = ModelConfig.from_dict(facts["model"])
         judged = facts.get("held_out_loss")
         held_out = f", held-out loss {judged:.3f}" if judged is not None else ""
         size = f"{self.weights.stat().st_size / 1e6:.0f} MB, " if self.weights.exists() else ""
         state = "complete" if facts.get("complete") else "not complete"
         return (
-            f"{shown(self.weights)}: {size}dim {facts['model']['dim']} × {facts['model']['n_layers']} layers"
-            f"{', experts' if facts['model']['use_moe'] else ''}, {facts.get('step', '?')} updates ({state})"
+            f"{shown(self.weights)}: {size}dim {model.dim} × {model.n_layers} layers"
+            f"{', experts' if model.use_moe else ''}, {facts.get('step', '?')} updates ({state})"
             f"{held_out}, saved {facts.get('saved_at', '?')}"
         )
 

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from conftest import Bench, tiny_texts, write_rows
 from minimind_core import (
     PROMPTS,
     CheckpointError,
+    MiniMindLM,
     ModelConfig,
     TrainConfig,
     Trainer,
@@ -462,3 +464,19 @@ def test_two_processes_train_what_one_with_twice_the_batch_trains(bench, monkeyp
         for name in ("two", "one")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("command", [training.main, looking.main], ids=["train_pretrain", "preflight"])
+def test_a_run_that_no_memory_can_hold_is_refused_before_it_is_tried(bench, capsys, monkeypatch, command):
+    little = types.SimpleNamespace(available=1 << 20, total=1 << 20)
+    monkeypatch.setattr(looking.psutil, "virtual_memory", lambda: little)
+    assert command(tiny_flags(bench, "out")) == 2
+    assert re.search(r"error: --batch_size 4, .* need about \d+ GiB; this machine has 0", capsys.readouterr().err)
+
+
+def test_an_estimate_takes_no_more_rows_than_the_corpus_has(bench, monkeypatch):
+    plan, shapes = bench.plan("out", recipe="seed", batch_size=1000), []
+    really = MiniMindLM.forward
+    monkeypatch.setattr(MiniMindLM, "forward", lambda self, ids: (shapes.append(ids.shape[0]), really(self, ids))[1])
+    looking.estimate(plan, steps=1)
+    assert set(shapes) == {26}

@@ -432,14 +432,6 @@ def test_a_half_written_cache_is_made_again(tmp_path, corpus, tiny_tokenizer, en
     assert len(encodings) == 2
 
 
-def test_a_broken_cache_says_which_folder_to_delete(tmp_path, corpus, tiny_tokenizer):
-    path = corpus(tiny_texts(6))
-    encode_corpus(path, tiny_tokenizer, tmp_path / "cache")
-    next((tmp_path / "cache").glob("*/offsets.npy")).write_bytes(b"broken")
-    with pytest.raises(CorpusError, match="delete that folder"):
-        encode_corpus(path, tiny_tokenizer, tmp_path / "cache")
-
-
 def test_a_corpus_that_grows_while_it_is_read_is_refused(tmp_path, corpus, tiny_tokenizer, monkeypatch):
     path = corpus(tiny_texts(6))
     really = encoding._encode_into

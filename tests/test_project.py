@@ -30,13 +30,13 @@ NOTEBOOKS = [
 ORDER = [
     "errors paths files storage lessons distributed clock progress config",
     "corpus tokenizer",
-    "encoding dataset download",
+    "encoding dataset",
     "layers",
     "moe",
     "model",
     "schedule optim precision training checkpoint tracking wandb_mirror generation evaluation cli plan "
     "run_lock run_state run_files interrupts faults fitting saver trainer runs quick "
-    "preflight",
+    "preflight download",
     "train_pretrain eval_model checks",
     "plots",
     "widgets",
