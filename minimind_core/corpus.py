@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 
+from .broken_lines import CUT_SHORT, HOW_TO_SPLIT, cut, known_keys, looks_like
 from .errors import CorpusError
 from .paths import SAMPLE, dataset_dir, reading, shown
 
@@ -74,8 +75,8 @@ def iter_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[int,
             if not raw:
                 break
             if len(raw) > LONGEST_LINE:
-                hint = _looks_like(raw[:1024], number)
-                hint = f'A corpus has one {{"text": "…"}} a line: {_HOW_TO_SPLIT}' if hint == _CUT_SHORT else hint
+                hint = looks_like(raw[:1024], number)
+                hint = f'A corpus has one {{"text": "…"}} a line: {HOW_TO_SPLIT}' if hint == CUT_SHORT else hint
                 raise CorpusError(f"{name}, line {number}: longer than {LONGEST_LINE >> 20} MiB. {hint}")
             raw = raw.removeprefix(b"\xef\xbb\xbf")
             if not raw.strip():
@@ -129,18 +130,18 @@ def _text_of(where: str, number: int, raw: bytes) -> str:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = f"byte {error.start}: 0x{raw[error.start]:02x}"
-        raise CorpusError(f"{where}: not UTF-8 ({byte}). {_looks_like(raw, number)}") from None
+        raise CorpusError(f"{where}: not UTF-8 ({byte}). {looks_like(raw, number)}") from None
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # a number of thousands of digits is a ValueError too
-        raise CorpusError(f"{where}: not a JSON object: {_cut(line.strip())}. {_looks_like(raw, number)}") from None
+        raise CorpusError(f"{where}: not a JSON object: {cut(line.strip())}. {looks_like(raw, number)}") from None
     if not isinstance(row, dict):
         array = isinstance(row, list) and row and isinstance(row[0], dict)
-        hint = f" It looks like a whole JSON array: {_HOW_TO_SPLIT}" if array else ""
+        hint = f" It looks like a whole JSON array: {HOW_TO_SPLIT}" if array else ""
         raise CorpusError(f'{where}: a {type(row).__name__}, where {{"text": "…"}} is needed.{hint}')
     if "text" not in row:
-        keys = ", ".join(_cut(key, 30) for key in islice(row, 8)) + (", …" if len(row) > 8 else "")
-        raise CorpusError(f'{where}: no "text" in it; it has {keys or "nothing"}.{_known_keys(row)}')
+        keys = ", ".join(cut(key, 30) for key in islice(row, 8)) + (", …" if len(row) > 8 else "")
+        raise CorpusError(f'{where}: no "text" in it; it has {keys or "nothing"}.{known_keys(row)}')
     if raw.count(b'"text"') > 1 and _times_text(line) > 1:
         raise CorpusError(f'{where}: "text" stands in it twice, and one would be lost; keep one.')
     text = row["text"]
@@ -156,11 +157,6 @@ def _text_of(where: str, number: int, raw: bytes) -> str:
     return text
 
 
-def _cut(text: str, length: int = 60) -> str:
-    """The beginning of what stands there, quoted."""
-    return repr(text[:length]) + ("…" if len(text) > length else "")
-
-
 def _times_text(line: str) -> int:
     """How often the outermost object of a line has the key "text"; Python's reader keeps the last without a word."""
     outermost: list[list] = []
@@ -171,109 +167,6 @@ def _times_text(line: str) -> int:
 
     json.loads(line, object_pairs_hook=keep)
     return [key for key, _ in outermost[0]].count("text")
-
-
-# --- what a broken line looks like, and what to do --------------------------------------------------------------------
-
-_RENAMED = {"text", "content", "texts", "sentence", "paragraph", "document", "body"}
-_DIALOGUE = {"conversations", "messages", "prompt", "instruction", "question", "query", "input", "chosen"}
-_ARCHIVES = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\xfd7zXZ\0": "xz",
-    b"BZh": "bzip2",
-    b"7z\xbc\xaf": "7z",
-    b"Rar!": "rar",
-}
-_OTHER_KINDS = {b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file", b"%PDF": "a PDF", b"SQLite": "a database"}
-_HOW_TO_SPLIT = "put each object on a line of its own."
-_HOW_TO_CONVERT = 'write each text as json.dumps({"text": …}) on a line of its own.'
-
-
-def _known_keys(row: dict) -> str:
-    """A word on files that people take for a corpus, by their keys."""
-    keys = {str(key).strip().lower() for key in islice(row, 100)}
-    if keys & _DIALOGUE:
-        return " It looks like a fine-tuning (SFT or DPO) file; pretraining needs the pretrain_… file beside it."
-    if keys & _RENAMED:
-        return ' Name the key that holds the text "text".'
-    if "error" in keys:
-        return " It looks like a server's refusal saved under the data's name: download the file itself."
-    return ""
-
-
-def _looks_like(raw: bytes, number: int) -> str:
-    """What a line that can't be read is likely to be; some things are seen on a file's first line only."""
-    start = raw.lstrip()[:512]
-    if number == 1:
-        for signature, name in _ARCHIVES.items():
-            if raw.startswith(signature):
-                return f"It looks like a {name} archive: unpack it first."
-        if raw[257:262] == b"ustar":
-            return "It looks like a tar archive: unpack it first."
-        for signature, name in _OTHER_KINDS.items():
-            if raw.startswith(signature):
-                return f"It looks like {name}: {_HOW_TO_CONVERT}"
-    if start.lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
-        return "It looks like a web page saved under the data's name: download the file itself."
-    if start.startswith(b"version https://git-lfs"):
-        return "It is a Git LFS pointer, not the data: download the file itself."
-    hole = not raw.strip(b"\0\r\n")
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or (raw[:200].count(0) * 5 > len(raw[:200]) and not hole):
-        return "It looks like UTF-16 or a binary file: save it as UTF-8 text."
-    if b"\0" in raw:
-        return "It holds NUL bytes, as a file does whose download or copy was interrupted: get it again."
-    try:
-        line = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if "end of data" not in error.reason:
-            return "It looks like GBK: save it as UTF-8." if _is_gbk(raw) else _CUT_SHORT
-        line = raw[: error.start].decode("utf-8")
-    return _why_not_json(line.strip())
-
-
-_CUT_SHORT = "The download may have been cut short: `python -m minimind_core.download` checks and resumes it."
-
-
-def _why_not_json(line: str) -> str:
-    """What is wrong with a line of text that is no JSON."""
-    if line in ("[", "{") or re.match(r"\[\s*\{", line):
-        return f"It looks like a whole JSON array, or JSON spread over lines: {_HOW_TO_SPLIT}"
-    if line.startswith(("#", "//")):
-        return "Comments are no JSON lines: remove the line."
-    if not line.startswith(("{", "[", '"')):
-        return f"It looks like plain text or a table: {_HOW_TO_CONVERT}"
-    if line.startswith("{'"):
-        return f"It looks like a Python dictionary, with single quotes: {_HOW_TO_CONVERT}"
-    try:
-        _, end = json.JSONDecoder().raw_decode(line)
-    except RecursionError:
-        return "It is nested too deeply to be read."
-    except json.JSONDecodeError as error:
-        if "control character" in error.msg:
-            code = f"{ord(line[error.pos]):04x}"
-            return f"A bare control character stands at column {error.pos + 1}: write \\u{code} for it."
-        if re.search(r",\s*[}\]]\s*$", line):
-            return "A comma stands before its last bracket: remove it."
-        if not line.endswith("}"):
-            return _CUT_SHORT
-        return f"JSON: {error.msg} at column {error.pos + 1}. Mend or remove the line."
-    except ValueError:
-        return "A number in it has thousands of digits."
-    rest = line[end:]
-    if "\r" in rest[:2]:
-        return "Its lines end in CR alone, as on old Macintoshes: save it with line feeds."
-    if rest.lstrip().startswith("{"):
-        return f"Two objects stand on one line: {_HOW_TO_SPLIT}"
-    return f"After the object stands {_cut(rest.strip(), 20)}: remove that."
-
-
-def _is_gbk(raw: bytes) -> bool:
-    try:
-        return any("\u4e00" <= character <= "\u9fff" for character in raw.decode("gb18030"))
-    except UnicodeDecodeError:
-        return False
 
 
 def iter_texts(path: str | Path, limit: int | None = None) -> Iterator[str]:

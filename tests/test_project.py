@@ -29,7 +29,7 @@ NOTEBOOKS = [
 # From bottom to top: a module may import what stands in its own line or above it.
 ORDER = [
     "errors paths files storage lessons distributed clock progress config",
-    "corpus tokenizer",
+    "broken_lines corpus tokenizer",
     "encoding dataset",
     "layers",
     "moe",
