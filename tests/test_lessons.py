@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import nbformat
 import pytest
+from matplotlib import font_manager
 
 from minimind_core.course import as_committed, hidden_problems
 from minimind_core.lessons import LESSONS, readme_table
 from minimind_core.paths import PROJECT
+from minimind_core.plots import style
 
 notebooks = pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
 
@@ -115,3 +118,18 @@ def test_an_error_that_a_widget_swallowed_is_found():
     warning = nbformat.v4.new_output("stream", name="stderr", text="UserWarning: careful")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[warning])])
     assert "UserWarning" in hidden_problems(notebook)[0]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["a font of the machine", "the one that a package brings"])
+def test_a_chinese_font_of_one_weight_draws_bold_labels_without_a_warning(monkeypatch, caplog, own):
+    manager, brought = font_manager.fontManager, style.chinese_font.__wrapped__()
+    if brought is None:
+        pytest.skip("neither the machine nor a package has a Chinese font")
+    one = next(font for font in manager.ttflist if font.name == brought and str(font.weight) not in ("bold", "700"))
+    others = [font for font in manager.ttflist if font.name not in style.CHINESE_FONTS]
+    monkeypatch.setattr(manager, "ttflist", [*others, *([replace(one, name="SimHei", weight=400)] if own else [])])
+    name = style.chinese_font.__wrapped__()
+    assert name == "SimHei" if own else name is not None
+    with caplog.at_level("WARNING", logger="matplotlib.font_manager"):
+        manager.findfont(font_manager.FontProperties(family=name, weight="bold"))
+    assert caplog.records == []

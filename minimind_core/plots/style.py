@@ -6,6 +6,7 @@ Figures are opaque light cards, so that they read the same in JupyterLab's dark 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -31,13 +32,21 @@ def chinese_font() -> str | None:
     have = {font.name for font in font_manager.fontManager.ttflist}
     for name in CHINESE_FONTS:
         if name in have:
-            return name
+            return _in_bold_too(name)
     spec = importlib.util.find_spec("notojp_matplotlib")
     folder = Path(spec.origin).parent if spec and spec.origin else None
     for path in sorted(folder.rglob("*.otf")) if folder else []:
         font_manager.fontManager.addfont(path)
-        return font_manager.FontProperties(fname=path).get_name()
+        return _in_bold_too(font_manager.FontProperties(fname=path).get_name())
     return None
+
+
+def _in_bold_too(name: str) -> str:
+    """Let a font that comes in one weight serve for bold text as well; matplotlib would warn at every such label."""
+    entries = [font for font in font_manager.fontManager.ttflist if font.name == name]
+    if not any(str(font.weight) in ("bold", "600", "700", "800", "900") for font in entries):
+        font_manager.fontManager.ttflist.append(replace(entries[0], weight=700))
+    return name
 
 
 def use_course_style() -> None:
