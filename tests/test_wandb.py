@@ -23,7 +23,7 @@ import pytest
 import torch
 from conftest import Bench, tiny_texts, write_rows
 
-from minimind_core import save_tokenizer, train_tokenizer, wandb_mirror
+from minimind_core import save_tokenizer, train_tokenizer, wandb_mirror, wandb_server
 from minimind_core.paths import PROJECT
 from minimind_core.tracking import read_metrics
 from minimind_core.wandb_mirror import WandbMirror
@@ -585,7 +585,7 @@ def test_an_address_that_is_none_stops_nothing(url, monkeypatch, tmp_path):
 
 
 def test_settings_that_this_version_does_not_know_are_left_out():
-    settings = wandb_mirror._settings(wandb, silent=True, of_another_version=1, init_timeout="soon")
+    settings = wandb_server.settings_for(wandb, silent=True, of_another_version=1, init_timeout="soon")
     assert settings.silent is True and settings.init_timeout == wandb.Settings().init_timeout
     known = set(wandb.Settings.model_fields)
     assert set(wandb_mirror.PRIVATE) <= known
