@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
 from .checkpoint import load_run
-from .errors import CheckpointError
+from .errors import CheckpointError, TrainingError
 from .model import MiniMindLM
 from .paths import SAMPLE, out_dir, shown
 from .plan import plan_run
 from .preflight import estimate
+from .run_lock import lock_holder
 from .runs import list_runs
 from .trainer import Trainer
 
@@ -31,18 +33,44 @@ def quick_model(device: str = "cpu", seconds: float = 45.0, say: Callable[[str],
 
     Notebooks that need trained weights before lesson 06 use it. The trained one is kept as out/quick/pretrain_96.pth.
     """
-    for folder in (out_dir(), out_dir() / "quick"):
-        for run in list_runs(folder):
-            if run.weights.exists() and run.facts.get("step"):
-                try:
-                    model, tokenizer, facts = load_run(run.weights, device)
-                except CheckpointError as error:
-                    say(f"passed over: {error}")
-                    continue
-                note = f"{run}; trained on {facts['corpus']['path']}"
-                say(f"Model: {note}.")
-                return QuickModel(model, tokenizer, note)
-    return _train_quickly(device, seconds, say)
+    found = _newest(out_dir(), device, say)
+    while found is None:
+        _wait_for_another_notebook(say)
+        found = _newest(out_dir() / "quick", device, say)
+        if found is None:
+            try:
+                return _train_quickly(device, seconds, say)
+            except TrainingError:
+                if lock_holder(_quick_folder()) is None:
+                    raise
+    return found
+
+
+def _quick_folder() -> Path:
+    """Where the small model's run lies."""
+    return out_dir() / "quick" / "pretrain_96"
+
+
+def _newest(folder: Path, device: str, say: Callable[[str], None]) -> QuickModel | None:
+    for run in list_runs(folder):
+        if run.weights.exists() and run.facts.get("step"):
+            try:
+                model, tokenizer, facts = load_run(run.weights, device)
+            except CheckpointError as error:
+                say(f"passed over: {error}")
+                continue
+            note = f"{run}; trained on {facts['corpus']['path']}"
+            say(f"Model: {note}.")
+            return QuickModel(model, tokenizer, note)
+    return None
+
+
+def _wait_for_another_notebook(say: Callable[[str], None]) -> None:
+    """Two notebooks that are opened together would train the same small model: the second takes the first one's."""
+    if lock_holder(_quick_folder()) is not None:
+        say("Another notebook is training a small model right now: this one waits for it.")
+        while lock_holder(_quick_folder()) is not None:
+            time.sleep(0.3)
 
 
 def _train_quickly(device: str, seconds: float, say: Callable[[str], None]) -> QuickModel:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import types
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from minimind_core import (
     attach,
     build_optimizer,
     checkpoint,
+    estimate,
     held_out_loss,
     interrupts,
     list_runs,
@@ -44,6 +46,7 @@ from minimind_core import (
     load_run,
     load_tokenizer,
     make_scaler,
+    quick,
     quick_model,
     read_metrics,
     run_files,
@@ -966,6 +969,38 @@ def test_a_quick_model_is_trained_once_and_found_again(tmp_path, monkeypatch):
     assert not any("is trained on the sample now" in line for line in said[before:])
     assert same_weights(first.model.state_dict(), second.model.state_dict())
     assert not second.model.training and second.tokenizer.to_str() == first.tokenizer.to_str()
+
+
+@pytest.mark.parametrize("seen", ["before the training", "only when it would begin"])
+def test_two_notebooks_that_need_a_quick_model_train_one(tmp_path, monkeypatch, seen):
+    monkeypatch.setenv("MINIMIND_OUT", str(tmp_path / "elsewhere"))
+    first = quick_model(seconds=0.5, say=lambda text: None)
+    ready, done = tmp_path / "elsewhere" / "quick", tmp_path / "out" / "quick"
+    monkeypatch.setenv("MINIMIND_OUT", str(tmp_path / "out"))
+    held, said = threading.Event(), []
+
+    def another_notebook():
+        with run_lock(done / "pretrain_96"):
+            held.set()
+            time.sleep(1.5)
+            shutil.copytree(ready, done, dirs_exist_ok=True)
+
+    other = threading.Thread(target=another_notebook)
+    if seen == "before the training":
+        other.start()
+        held.wait()
+    else:
+
+        def late(plan):
+            other.start()
+            held.wait()
+            return estimate(plan)
+
+        monkeypatch.setattr(quick, "estimate", late)
+    second = quick_model(seconds=0.5, say=said.append)
+    other.join()
+    assert any("this one waits for it" in line for line in said)
+    assert same_weights(first.model.state_dict(), second.model.state_dict())
 
 
 def test_a_broken_model_in_out_is_passed_over_by_name(bench, monkeypatch):
