@@ -102,7 +102,10 @@ def join_world(device_type: str) -> Iterator[World]:
     world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
     if device_type == "cuda":
         torch.cuda.set_device(world.local_rank)
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)
+        mine = torch.device("cuda", world.local_rank)
+        dist.init_process_group("nccl", timeout=PATIENCE, device_id=mine)
+    else:
+        dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield world
         dist.barrier()  # nobody leaves while another is still at work

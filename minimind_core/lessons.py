@@ -92,7 +92,7 @@ LESSONS = (
         "06_pretraining",
         "The full run",
         "start a pretraining run, watch it, interrupt it, resume it, and tell learning from memorising",
-        ("plan", "trainer", "checkpoint", "tracking", "preflight"),
+        ("plan", "trainer", "saver", "run_state", "faults", "checkpoint", "tracking", "preflight"),
         3.4,
         None,
         240,

@@ -38,7 +38,7 @@ class RunFiles:
         self.metrics: MetricsLog | None = None
         self.wandb: WandbMirror | None = None
 
-    def check(self, parameters: int) -> None:
+    def check(self, parameters: int, goes_on: bool) -> None:
         """Raise before anything is computed: another process trains this run, no room, or nothing can be written.
 
         Sets what will be kept on the disk, and says so when it is less than usual.
@@ -52,7 +52,7 @@ class RunFiles:
                 if path.is_dir():
                     raise StorageError(f"{shown(path)} is a folder, where a file has to be written: move it away.")
             tempfile.TemporaryFile(dir=self.folder).close()
-            self.keeping = choose_keeping(self.folder, parameters)
+            self.keeping = choose_keeping(self.folder, parameters, goes_on)
         if self.keeping.note:
             self.say(self.keeping.note)
 

@@ -44,14 +44,15 @@ def disk_needed(parameters: int, keeping: Keeping | None = None) -> int:
     return 4 * parameters * copies
 
 
-def choose_keeping(folder: str | Path, parameters: int) -> Keeping:
+def choose_keeping(folder: str | Path, parameters: int, goes_on: bool = False) -> Keeping:
     """What a run of that many parameters can keep in `folder`; StorageError when it could not even save its state.
 
-    What an earlier run left there is counted as room when it is this run's own, which is overwritten as it goes.
+    What lies there is counted as room when the run goes on (`goes_on`), since it replaces that as it goes; a new run
+    moves it aside.
     """
     folder = Path(folder)
-    own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-    free = free_bytes(folder) + own
+    own = [path.stat().st_size for path in folder.rglob("*") if path.is_file()] if goes_on else []
+    free = free_bytes(folder) + sum(own)
     if free >= disk_needed(parameters):
         return Keeping()
     least = Keeping(states=1, snapshots=False)

@@ -53,7 +53,7 @@ def _run(given: dict[str, Any], world) -> int:
         f"{plan.train.recipe} recipe."
     )
     if world.is_main:
-        RunFiles(plan.weights, plan.tokenizer, tell).check(plan.parameters)
+        RunFiles(plan.weights, plan.tokenizer, tell).check(plan.parameters, plan.train.resume)
     if not (plan.train.resume and is_complete(plan)):
         needs = estimate(plan)
         say(f"This run: {needs}.")

@@ -133,7 +133,7 @@ class Trainer(Hooks):
         Raises TrainingError when it had to stop, or another process trains this run; StorageError, before it starts,
         when its files cannot be written.
         """
-        self.files.check(self.plan.parameters)
+        self.files.check(self.plan.parameters, goes_on=self.plan.train.resume or self._is_under_way())
         with self.files.lock():
             self.should_stop = self._asked_to_stop = False
             self._agree()

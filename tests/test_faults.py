@@ -378,6 +378,10 @@ def test_too_little_disk_is_said_before_the_run_with_what_is_left_out(bench, mon
     assert "one state is kept, no snapshots" in said[0]
     assert [path.name for path in run_state.state_files(trainer.folder)] == ["state-00000008.pt"]
     assert not (trainer.folder / "snapshots").exists()
+    lying = sum(path.stat().st_size for path in trainer.folder.rglob("*") if path.is_file())
+    with_free(all_of_it - lying)
+    assert choose_keeping(trainer.folder, parameters, goes_on=True) == Keeping()
+    assert choose_keeping(trainer.folder, parameters).note, "a new run moves what lies there aside, on the same disk"
     with_free(least - 1)
     with pytest.raises(StorageError, match=r"too little disk: .* needs .* MB to save itself. Free some space"):
         bench.trainer("none", recipe="seed").fit()
