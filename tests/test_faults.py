@@ -38,6 +38,7 @@ from minimind_core import (
     storage,
     train_pretrain,
 )
+from minimind_core import run_lock as run_locking
 from minimind_core.checkpoint import read_facts
 from minimind_core.clock import SaveClock
 from minimind_core.dataset import leave_signals_to_the_run
@@ -328,6 +329,31 @@ def test_a_line_that_the_disk_took_only_in_part_is_not_left_in_the_file(tmp_path
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
+def test_no_state_is_newer_than_the_metrics_on_the_disk(bench):
+    said: list[str] = []
+    trainer = bench.trainer("out", said, recipe="seed", epochs=2, save_interval=2)
+
+    def refuse(data):
+        raise OSError(28, "No space left on device")
+
+    def fill_and_make_room(row):
+        if row["step"] == 3:
+            full.append(trainer.files.metrics.file)
+            trainer.files.metrics.file = types.SimpleNamespace(
+                write=refuse, truncate=lambda size: size, fileno=lambda: refuse(b"")
+            )
+        if row["step"] == 6:
+            trainer.files.metrics.file = full.pop()
+        if row["step"] == 5:
+            states = [path.name for path in run_state.state_files(trainer.folder)]
+            assert states == ["state-00000002.pt", "state-00000001.pt"]
+
+    full: list = []
+    trainer.on_update = fill_and_make_room
+    assert trainer.fit().saved and any("Saving update 5 failed: No space" in line for line in said)
+    assert [r["step"] for r in read_metrics(trainer.folder / "metrics.jsonl") if "lr" in r] == list(range(1, 9))
+
+
 @pytest.mark.parametrize(
     "in_the_way",
     ["pretrain_16.pth", "pretrain_16/config.json", "pretrain_16/tokenizer.json", "pretrain_16/metrics.jsonl",
@@ -605,18 +631,33 @@ def test_whoever_looks_at_a_lock_keeps_nobody_from_it(tmp_path):
         pass
 
     def look():
-        while not looking.is_set():
-            lock_holder(folder)
+        with open(tmp_path / ".pretrain_16.lock", "r+", encoding="utf-8") as file:
+            assert run_locking._take(file, shared=True)
+            looking.set()
+            time.sleep(0.4)
 
     watcher = threading.Thread(target=look)
     watcher.start()
+    looking.wait()
+    assert lock_holder(folder) is None, "two who look don't take each other for a run"
+    with run_lock(folder):
+        assert lock_holder(folder) == str(os.getpid())
+    watcher.join()
+
+
+@posix_only
+def test_the_death_of_a_child_raises_nothing_while_a_run_saves():
+    def alarm(number, frame):
+        raise RuntimeError("DataLoader worker is killed")
+
+    before = signal.signal(signal.SIGCHLD, alarm)
     try:
-        for _ in range(30):
-            with run_lock(folder):
-                pass
+        with interrupts.undisturbed_by_children():
+            subprocess.run(["true"], check=True)
+            time.sleep(0.05)
+        assert signal.getsignal(signal.SIGCHLD) is alarm
     finally:
-        looking.set()
-        watcher.join()
+        signal.signal(signal.SIGCHLD, before)
 
 
 @posix_only

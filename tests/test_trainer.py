@@ -14,7 +14,7 @@ import threading
 import time
 import types
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -634,6 +634,13 @@ def test_resuming_with_other_training_rows_is_refused(bench):
     stop_after(bench.trainer("out", **flags, valid_path=None), 3).fit()  # holds rows of the corpus itself out
     with pytest.raises(TrainingError, match="cannot be resumed"):
         bench.trainer("out", **flags, resume=True).fit()  # now with a file of held-out rows: it trains on all
+
+
+def test_resuming_with_a_recipe_that_was_changed_since_is_refused(bench, monkeypatch):
+    stop_after(bench.trainer("out", recipe="fast"), 3).fit()
+    monkeypatch.setitem(RECIPES, "fast", replace(RECIPES["fast"], weight_decay=0.25))
+    with pytest.raises(TrainingError, match=r"recipe's details.* weight_decay=0\.5, now it is weight_decay=0\.25"):
+        bench.trainer("out", recipe="fast", resume=True).fit()
 
 
 def test_resuming_with_another_number_of_processes_is_refused(bench):
