@@ -138,7 +138,7 @@ class Trainer(Hooks):
             self.should_stop = self._asked_to_stop = False
             self._agree()
             resumed = self._go_on() if self._is_under_way() else self.plan.train.resume and self._resume()
-            if self.step >= self.plan.updates:
+            if self.step >= self.plan.updates and self.saver.is_saved(self):
                 self.say(f"This run is complete: {self.step} updates; its weights are in {shown(self.plan.weights)}.")
                 return self._result()
             self._open_files(resumed)
@@ -200,7 +200,7 @@ class Trainer(Hooks):
         self.clock.tick()
         self.progress.step()
         if step % self.plan.train.log_interval == 0 and not self.closes_window(step):
-            self._log_line(epoch, step, float(ce + aux_loss))
+            self._log_line(epoch, step, float(self.world.total(ce + aux_loss)))
 
     def before_update(self, epoch: int, step: int, lr: float, grad_norm: Tensor) -> None:
         losses = [torch.stack([ce, aux]) for ce, aux, _ in self._window]

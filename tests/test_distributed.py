@@ -172,6 +172,21 @@ def test_one_process_that_is_asked_to_stop_stops_all_after_the_same_update(bench
     assert (trainer.fit().step, trainer.fit().step) == (3, 4), "the other's wish counts, at the end of its update"
 
 
+def test_a_line_of_the_log_shows_the_loss_of_all_processes(bench):
+    plan, said = bench.plan("out", recipe="seed", max_steps=1, world_size=2), []
+
+    class Twice(Others):
+        def total(self, value):
+            return value * 2
+
+        def add_gradients(self, model):
+            pass
+
+    Trainer(plan, world=Twice(), say=said.append, bar=False).fit()
+    shown = [float(line.split("loss:")[1].split()[0]) for line in said if "loss:" in line and line.startswith("Epoch")]
+    assert len(shown) == 2 and all(5 < loss < 7 for loss in shown), said
+
+
 def test_several_processes_on_one_machine_take_a_gpu_each(monkeypatch):
     monkeypatch.setattr(precision.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(precision.torch.cuda, "device_count", lambda: 2)

@@ -751,6 +751,23 @@ def test_a_run_whose_last_save_failed_does_not_claim_that_it_was_saved(bench, mo
         assert "NOT saved" in said[-1] and "no other folder took its weights" in said[-1]
 
 
+def test_a_complete_run_whose_last_save_failed_saves_when_it_is_asked_again(bench, monkeypatch):
+    really = checkpoint.save_weights
+
+    def refusing(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_files.checkpoint, "save_weights", refusing)
+    said: list[str] = []
+    trainer = bench.trainer("out", said, recipe="seed")
+    assert not trainer.fit().saved
+    monkeypatch.setattr(run_files.checkpoint, "save_weights", really)
+    result = trainer.fit()
+    assert result.saved and said[-1].startswith("Done: 4 updates") and "weights in" in said[-1]
+    assert same_weights(weights_of(result.weights), trainer.model.state_dict())
+    assert [row["step"] for row in read_metrics(trainer.folder / "metrics.jsonl") if "lr" in row] == [1, 2, 3, 4]
+
+
 def test_weights_that_a_full_disk_refused_at_the_end_are_rescued(bench, monkeypatch, tmp_path):
     really = checkpoint.save_weights
 
