@@ -23,7 +23,7 @@ from .errors import CourseError, StorageError
 from .files import sweep
 from .paths import shown
 from .run_lock import refuse_if_held, run_lock
-from .storage import Keeping, choose_keeping
+from .storage import Keeping, choose_keeping, existing_parent
 from .tracking import MetricsLog
 from .wandb_mirror import WandbMirror
 
@@ -47,11 +47,10 @@ class RunFiles:
             return
         refuse_if_held(self.folder)
         with _words_for("the run's files"):
-            self.folder.mkdir(parents=True, exist_ok=True)
             for path in (self.weights, *(self.folder / name for name in ("config.json", "tokenizer.json"))):
                 if path.is_dir():
                     raise StorageError(f"{shown(path)} is a folder, where a file has to be written: move it away.")
-            tempfile.TemporaryFile(dir=self.folder).close()
+            tempfile.TemporaryFile(dir=existing_parent(self.folder)).close()
             self.keeping = choose_keeping(self.folder, parameters, goes_on)
         if self.keeping.note:
             self.say(self.keeping.note)

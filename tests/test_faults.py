@@ -689,6 +689,7 @@ def test_a_run_meant_for_a_gpu_is_not_started_for_hours_on_a_cpu(bench, capsys, 
     monkeypatch.setattr(preflight, "SLOW_RUN_HOURS", 1e-9)
     assert train_pretrain.main(words_for(bench, "out", device="cuda", epochs=1)) == 2
     assert "there is no such GPU, and this run would take" in capsys.readouterr().err
+    assert not (bench.folder / "out").exists()
     assert train_pretrain.main(words_for(bench, "out", device="cpu", epochs=1)) == 0
     assert "That is long" in capsys.readouterr().out
 
