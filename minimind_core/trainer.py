@@ -7,7 +7,6 @@ keeping; a run that is stopped in between goes back to the last update. Taught i
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from . import run_state
-from .clock import Clock, peak_memory_mib
+from . import reporting, run_state
+from .clock import Clock
 from .dataset import EpochBatches, batch_loader
 from .distributed import World
 from .errors import TrainingError
-from .evaluation import HeldOut, held_out_loss
+from .evaluation import HeldOut
 from .faults import check_numbers, in_words
 from .fitting import fitted
 from .interrupts import gentle_stop, undisturbed_by_children
@@ -191,7 +190,7 @@ class Trainer(Hooks):
     def _first_look(self) -> None:
         if self.random_states is None:
             self._remember_boundary()
-            self._judge()
+            reporting.judge(self)
 
     # --- hooks of the loop --------------------------------------------------------------------------------------
 
@@ -200,7 +199,7 @@ class Trainer(Hooks):
         self.clock.tick()
         self.progress.step()
         if step % self.plan.train.log_interval == 0 and not self.closes_window(step):
-            self._log_line(epoch, step, float(self.world.total(ce + aux_loss)))
+            reporting.log_line(self, epoch, step, float(self.world.total(ce + aux_loss)))
 
     def before_update(self, epoch: int, step: int, lr: float, grad_norm: Tensor) -> None:
         losses = [torch.stack([ce, aux]) for ce, aux, _ in self._window]
@@ -208,15 +207,15 @@ class Trainer(Hooks):
         *window, wish = self.world.total(torch.stack([*losses, wish])).tolist()  # each has its share of the losses
         ce, aux = zip(*window, strict=True)
         tokens = torch.stack([count for _, _, count in self._window]).tolist()
-        self._row = {
+        self.row = {
             "ce": sum(ce) / len(ce),
             "aux_loss": sum(aux) / len(aux),
             "lr": lr,
             "grad_norm": float(grad_norm),
         }
         self._micro_loss = ce[-1] + aux[-1]
-        self._new_tokens = int(sum(tokens))
-        check_numbers(self, step, self._row)
+        self.new_tokens = int(sum(tokens))
+        check_numbers(self, step, self.row)
         if wish[0]:
             self.should_stop = True
         self._updating = True
@@ -226,80 +225,26 @@ class Trainer(Hooks):
         self.step += 1
         self.micro_step = epoch * self.iter_per_epoch + step + 1
         self.first_step = step + 1
-        self.tokens += self._new_tokens
+        self.tokens += self.new_tokens
         self._window.clear()
-        loss = self._row["ce"] + self._row["aux_loss"]
+        loss = self.row["ce"] + self.row["aux_loss"]
         if math.isfinite(loss):  # a skipped update's need not be
             self.last_loss = loss
             self.log_losses.append(loss)
         self._remember_boundary()
-        row = self._metrics(epoch, loss)
+        row = reporting.metrics_row(self, epoch, loss)
         self.files.write(row)
         self._updating = False  # weights, position and metrics belong together again
         if self.on_update:
             self.on_update(row)
         if step % self.plan.train.log_interval == 0 or self.step == self.plan.updates:
-            self._log_line(epoch, step, self._micro_loss)
+            reporting.log_line(self, epoch, step, self._micro_loss)
         done = self.step >= self.plan.updates
         if self.step % self._eval_every == 0 or done:
-            self._judge()
+            reporting.judge(self)
         if done:
             self.should_stop = True
         self.saver.after_update(self, before)
-
-    def _metrics(self, epoch: int, loss: float) -> dict:
-        """The line of metrics of the update that was just made."""
-        row = {
-            "step": self.step,
-            "micro_step": self.micro_step,
-            "epoch": epoch + 1,
-            "loss": loss,
-            **self._row,
-            "tokens": self.tokens,
-            "time": round(self.clock.elapsed() + self.seconds, 3),
-            "tokens_per_s": round(self.clock.rate(self._new_tokens), 1),
-            "memory": peak_memory_mib(self.device),
-        }
-        if self.scaler.is_enabled():
-            row["skipped"] = self.skips[0]
-        return row
-
-    # --- judging and logging --------------------------------------------------------------------------------------
-
-    def _judge(self) -> None:
-        """Held-out loss now; on the main process alone."""
-        if self.plan.held_out is None or not self.world.is_main:
-            return
-        paused = time.perf_counter()
-        self.last_held_out = held_out_loss(self.model, self.plan.held_out, self.plan.tokenizer, context=self.context)
-        row = {
-            "step": self.step,
-            "held_out_loss": self.last_held_out.loss,
-            "perplexity": self.last_held_out.perplexity,
-            "bits_per_byte": self.last_held_out.bits_per_byte,
-            "tokens": self.tokens,
-        }
-        if self.best is None or self.last_held_out.loss < self.best[0]:
-            self.best = (self.last_held_out.loss, self.step)
-            if self.step:
-                self.saver.keep_best(self)
-        self.files.write(row)
-        if self.on_held_out:
-            self.on_held_out(row)
-        self.clock.pause(time.perf_counter() - paused)
-
-    def _log_line(self, epoch: int, step: int, micro_loss: float) -> None:
-        """The seed's line. The fast recipe logs the mean since the last line, the seed one micro-batch."""
-        loss = micro_loss
-        if self.plan.recipe.window_loss and self.log_losses:
-            loss = sum(self.log_losses) / len(self.log_losses)
-        self.log_losses.clear()
-        lr = self.learning_rate(epoch, step)
-        minutes = self.clock.left(self.total_steps) // 60
-        self.say(
-            f"Epoch:[{epoch + 1}/{self.epochs}]({step}/{self.iter_per_epoch}) loss:{loss:.3f} lr:{lr:.12f} "
-            f"epoch_Time:{minutes}min:"
-        )
 
     # --- saving and resuming --------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ ORDER = [
     "moe",
     "model",
     "schedule optim precision training checkpoint tracking wandb_server wandb_mirror generation evaluation cli plan "
-    "run_lock run_state run_files interrupts faults fitting saver trainer runs quick "
+    "run_lock run_state run_files interrupts faults fitting saver reporting trainer runs quick "
     "preflight download",
     "train_pretrain eval_model checks",
     "plots",

@@ -49,6 +49,7 @@ from minimind_core import (
     quick,
     quick_model,
     read_metrics,
+    reporting,
     run_files,
     run_state,
     save_tokenizer,
@@ -448,15 +449,15 @@ def test_an_interrupt_inside_the_first_updates_asks_for_a_new_trainer(bench):
 
 
 @pytest.mark.parametrize("moment", ["random numbers", "metrics", "listener", "log line", "judging", "saving"])
-def test_an_interrupt_at_any_moment_after_an_update_leaves_a_state_that_fits_its_weights(finished, moment):
+def test_an_interrupt_at_any_moment_after_an_update_leaves_a_state_that_fits_its_weights(finished, monkeypatch, moment):
     run = finished("seed")
     trainer = run.bench.trainer(f"moment-{moment.replace(' ', '-')}", **run.flags, save_interval=2)
     owner, name = {
         "random numbers": (trainer, "_remember_boundary"),
         "metrics": (trainer.files, "write"),
         "listener": (trainer, "on_update"),
-        "log line": (trainer, "_log_line"),
-        "judging": (trainer, "_judge"),
+        "log line": (reporting, "log_line"),
+        "judging": (reporting, "judge"),
         "saving": (trainer.saver, "after_update"),
     }[moment]
     really, calls = getattr(owner, name) or (lambda *given: None), []
@@ -467,8 +468,8 @@ def test_an_interrupt_at_any_moment_after_an_update_leaves_a_state_that_fits_its
             raise KeyboardInterrupt
         return really(*given)
 
-    setattr(owner, name, interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, name, interrupted)
         trainer.fit()
     said: list[str] = []
     resumed = run.bench.trainer(trainer.plan.weights.parent.name, said, **run.flags, resume=True).fit()
@@ -1006,7 +1007,9 @@ def test_two_notebooks_that_need_a_quick_model_train_one(tmp_path, monkeypatch, 
     def another_notebook():
         with run_lock(done / "pretrain_96"):
             held.set()
-            time.sleep(1.5)
+            until = time.monotonic() + 120
+            while not any("waits for it" in line for line in said) and time.monotonic() < until:
+                time.sleep(0.02)
             shutil.copytree(ready, done, dirs_exist_ok=True)
 
     other = threading.Thread(target=another_notebook)
