@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .errors import TrainingError
+from .errors import CourseError
 
 PATIENCE = timedelta(minutes=30)  # how long processes wait for one that judges, saves or encodes
 
@@ -77,19 +77,23 @@ class World:
         return found
 
     def from_main(self, make: Callable[[], Any]) -> Any:
-        """What `make()` gives on the main process, for all; it may be on a disk that others cannot see."""
+        """What `make()` gives on the main process, for all; it may be on a disk that others cannot see.
+
+        A CourseError that it raises ends the others without a word: the main process says it.
+        """
         if self.size == 1:
             return make()
-        found = [make() if self.is_main else None]
+        found: list[Any] = [None, False]
+        if self.is_main:
+            try:
+                found = [make(), False]
+            except CourseError:
+                dist.broadcast_object_list([None, True])
+                raise
         dist.broadcast_object_list(found)
+        if found[1]:
+            raise SystemExit(2)
         return found[0]
-
-    def must_agree(self, name: str, value: Any) -> None:
-        """Raise TrainingError on every process unless all have the same `value`."""
-        found = self.gathered(value)
-        for rank, other in enumerate(found):
-            if other != found[0]:
-                raise TrainingError(f"process {rank} has another {name}: {other}, the main process {found[0]}.")
 
 
 @contextmanager

@@ -93,7 +93,7 @@ class HashedFile:
             try:
                 self.file.write(data)
                 self.digest.update(data)
-            except OSError as error:
+            except BaseException as error:  # an interrupt too: torch would make an error of its own of it
                 self.error = error
         return len(data)
 
@@ -101,7 +101,7 @@ class HashedFile:
         pass
 
     def done(self) -> bytes:
-        """The sha256 of what was written; raises the OSError that stopped it."""
+        """The sha256 of what was written; raises the error that stopped it."""
         if self.error is not None:
             raise self.error
         return self.digest.digest()

@@ -13,9 +13,12 @@ ONE_WISH_SECONDS = 1.0  # torchrun and a terminal may both pass one Ctrl-C on
 
 
 @contextmanager
-def gentle_stop(is_stopping: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
+def gentle_stop(
+    is_stopping: Callable[[], bool], stop: Callable[[], None], is_saving: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """While inside, the first of SIGNALS calls `stop()`; a later one raises KeyboardInterrupt when `is_stopping()`.
 
+    A save is never interrupted: while `is_saving()` a later signal does nothing, since what it wants is under way.
     A signal that is ignored stays ignored: that is how nohup keeps a run alive. Signals reach the main thread only; in
     another one this does nothing.
     """
@@ -30,7 +33,7 @@ def gentle_stop(is_stopping: Callable[[], bool], stop: Callable[[], None]) -> It
         if not is_stopping():
             asked_at = now
             stop()
-        elif now - asked_at > ONE_WISH_SECONDS:
+        elif now - asked_at > ONE_WISH_SECONDS and not is_saving():
             raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in SIGNALS}

@@ -90,6 +90,11 @@ class RunPlan:
             "encoding": ENCODING_FORMAT,
         }
 
+    @property
+    def held_out_sha256(self) -> str | None:
+        """A sum over the file of the held-out rows, if there are any."""
+        return self.held_out.corpus.sha256 if self.held_out is not None else None
+
     def names(self) -> dict[str, str]:
         """Where the things that `identity` knows by a sum of their bytes were found."""
         return {"corpus": shown(self.corpus.path), "tokenizer": self.train.tokenizer or "trained on the corpus"}

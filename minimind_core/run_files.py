@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from tqdm import tqdm
 from . import checkpoint, run_state
 from .errors import CourseError, StorageError
 from .files import sweep
-from .paths import shown
+from .paths import shown, writing
 from .run_lock import refuse_if_held, run_lock
 from .storage import Keeping, choose_keeping, existing_parent
-from .tracking import MetricsLog
+from .tracking import MetricsLog, read_metrics
 from .wandb_mirror import WandbMirror
 
 
@@ -46,7 +46,7 @@ class RunFiles:
         if not self.active:
             return
         refuse_if_held(self.folder)
-        with _words_for("the run's files"):
+        with writing(self.folder):
             for path in (self.weights, *(self.folder / name for name in ("config.json", "tokenizer.json"))):
                 if path.is_dir():
                     raise StorageError(f"{shown(path)} is a folder, where a file has to be written: move it away.")
@@ -59,7 +59,7 @@ class RunFiles:
         """A context in which no other process may train this run."""
         return run_lock(self.folder) if self.active else nullcontext()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, log: bool = True) -> None:
         """Print above the progress bar, and keep it in train.log. A terminal that is gone stops nothing."""
         if not self.active:
             return
@@ -68,6 +68,8 @@ class RunFiles:
                 self._say(text)
         except (OSError, ValueError):  # the terminal was closed, or the pipe that took the output
             pass
+        if not log:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(self.folder / "train.log", "a", encoding="utf-8") as file:
@@ -83,12 +85,24 @@ class RunFiles:
         """
         if not self.active:
             return
-        with _words_for("the run's files"):
+        with writing(self.folder):
             sweep(self.weights.parent, self.weights.name)
             sweep(self.folder)
             if resumed_step is None:
                 put_aside(self.weights, self.say)
             self.metrics = MetricsLog(self.folder / "metrics.jsonl", resumed_step)
+        missing = self.metrics.missing(resumed_step) if resumed_step else 0
+        if missing:
+            self.say(f"{shown(self.metrics.path)} lacks {missing} of the {resumed_step} updates before this one.")
+
+    def lacks_look(self, step: int) -> bool:
+        """Whether the held-out loss of that update is not in the metrics; other processes keep none."""
+        if not self.active:
+            return False
+        if self.metrics is not None:
+            return not self.metrics.has_look(step)
+        rows = read_metrics(self.folder / "metrics.jsonl")
+        return not any(row["step"] == step and "held_out_loss" in row for row in rows)
 
     def mirror_to_wandb(self, project: str, config: dict[str, Any], resumed: bool = False) -> None:
         """Send the same numbers to wandb from now on."""
@@ -155,27 +169,15 @@ def _reason(error: Exception) -> str:
     return str(error).rstrip(".")
 
 
-@contextmanager
-def _words_for(what: str):
-    """Turn the system's refusal to write into a StorageError that says what to do."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(
-            f"{what} cannot be written: {_reason(error)}. Free some space, or choose another folder with --out_dir "
-            "or MINIMIND_OUT."
-        ) from None
-
-
 def put_aside(weights: Path, say: Callable[[str], None]) -> None:
     """Move a run that is in the way to a folder of its own under `previous/`, and say so; nothing is ever replaced.
 
-    What has neither weights nor a state has nothing to lose, and stays to be written over.
+    What has neither weights nor a state has nothing to lose, and stays to be written over, with a word too.
     """
     folder = checkpoint.run_folder(weights)
-    if not weights.is_file() and not run_state.state_files(folder):
+    if not weights.is_file() and not run_state.state_files(folder) and not any(folder.glob("snapshots/*.pth")):
+        if (folder / "metrics.jsonl").is_file():
+            say(f"A run that ended before its first save lay in {shown(folder)}; it is written over.")
         return
     base = weights.parent / "previous" / time.strftime("%Y-%m-%d-%H%M%S")
     aside, number = base, 1

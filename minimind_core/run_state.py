@@ -7,6 +7,7 @@ before it is kept. Nothing in it is executed when it is read. In the functions b
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable
 from dataclasses import astuple
@@ -53,6 +54,7 @@ def facts_of(run: Any) -> dict[str, Any]:
         "device": str(run.device),
         "dtype": str(run.plan.dtype).removeprefix("torch."),
         "torch": torch.__version__,
+        "saved_by": run.saver.token,
         "saved_at": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 
@@ -62,6 +64,7 @@ def state_of(run: Any) -> dict[str, Any]:
     return {
         "identity": run.plan.identity(),
         "names": run.plan.names(),
+        "held_out_sha256": run.plan.held_out_sha256,
         "model": checkpoint.unwrapped(run.model).state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
@@ -77,26 +80,35 @@ def state_of(run: Any) -> dict[str, Any]:
 
 
 def restore(run: Any, state: dict[str, Any]) -> None:
-    """Put a run where `state` was taken. Raises TrainingError, naming both values, when it belongs to another run."""
+    """Put a run where `state`, which is of this very run, was taken."""
     try:
-        refuse_another_run(run.plan, state["identity"], state["names"])
         checkpoint.unwrapped(run.model).load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
         run.epoch, run.first_step, run.step, run.micro_step, run.tokens = state["position"]
         run.skips = list(state["skips"])
         run.best = tuple(state["best"]) if state["best"] else None
+        if state["held_out_sha256"] != run.plan.held_out_sha256:
+            run.say("The held-out rows are others than before: the lowest held-out loss is looked for anew.")
+            run.best = None
         run.last_held_out = HeldOut(*state["held_out"]) if state["held_out"] else None
         run.last_loss, run.log_losses = state["last_loss"], list(state["log_losses"])
         run.seconds = state["seconds"]
         run.set_random(state["random"])
-    except TrainingError:
-        raise
     except Exception as error:  # torch raises errors of many kinds for what does not fit
         raise CheckpointError(
             f"the newest state in {shown(run.folder)} does not hold what this run needs ({type(error).__name__}: "
             f"{str(error).splitlines()[0][:120]}). It was written by something else; move it away."
         ) from None
+
+
+def restore_complete(run: Any, facts: dict[str, Any]) -> None:
+    """Put a run at its end, from its weights and what config.json says of them; its states may be gone."""
+    model = checkpoint.load_model(run.plan.weights, run.plan.model)
+    checkpoint.unwrapped(run.model).load_state_dict(model.state_dict())
+    run.step, run.tokens, run.last_loss = facts["step"], facts["tokens"], facts["loss"]
+    if facts.get("best_held_out_loss") is not None:
+        run.best = (facts["best_held_out_loss"], facts["best_step"])
 
 
 WHY = {
@@ -145,14 +157,39 @@ def write_state(folder: str | Path, step: int, state: dict[str, Any], kept: int 
     whole = {"format": FORMAT, **state}
     with staged(path, lambda file: file.write(write_torch(whole, file))):
         pass
-    for old in state_files(folder)[kept:]:
+    mine = [old for old in state_files(folder) if _step_of(old) <= step]
+    for old in mine[kept:]:
         old.unlink(missing_ok=True)
+    for passed_over in set(state_files(folder)) - set(mine):  # damaged, or the run would have gone on from there
+        passed_over.replace(passed_over.with_suffix(".damaged"))
     return path
+
+
+_NAME = re.compile(r"state-(\d+)\.pt")
+
+
+def _step_of(path: Path) -> int:
+    return int(_NAME.fullmatch(path.name)[1])
 
 
 def state_files(folder: str | Path) -> list[Path]:
     """A run's state files, newest first."""
-    return sorted((path for path in Path(folder).glob("state-*.pt") if path.is_file()), reverse=True)
+    found = [path for path in Path(folder).glob("state-*.pt") if _NAME.fullmatch(path.name) and path.is_file()]
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def state_of_this_run(plan: RunPlan, folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest whole state of `plan`'s run, or None where there is none; TrainingError when it is another run's."""
+    state = read_newest_state(folder, say)
+    if state is not None:
+        try:
+            theirs, names = dict(state["identity"]), dict(state["names"])
+        except (KeyError, TypeError, ValueError):
+            raise CheckpointError(
+                f"the newest state in {shown(folder)} does not say what it is of: move it away."
+            ) from None
+        refuse_another_run(plan, theirs, names)
+    return state
 
 
 def read_newest_state(folder: str | Path, say: Callable[[str], None] = print) -> dict[str, Any] | None:

@@ -7,12 +7,15 @@ trainer.Trainer.
 from __future__ import annotations
 
 import copy
+import secrets
 import time
+from pathlib import Path
 from typing import Any
 
 from . import run_state
-from .checkpoint import unwrapped
+from .checkpoint import read_facts, unwrapped
 from .clock import SaveClock
+from .errors import CheckpointError, TrainingError
 from .model import MiniMindLM
 from .paths import shown
 from .run_files import RunFiles
@@ -27,6 +30,8 @@ class Saver:
     def __init__(self, files: RunFiles, parameters: int, updates: int, interval: int | None) -> None:
         self.files = files
         self.saved_step = -1
+        self.token = secrets.token_hex(8)  # whose save it is; another trainer may have gone on with this run since
+        self.known: str | None = None  # the token of the save that lies on the disk, as far as this trainer knows
         self.snapshots = {max(1, round(updates * share)) for share in SNAPSHOT_SHARES}
         self.best: tuple[MiniMindLM, dict[str, Any]] | None = None  # in memory until the next save
         self._interval, self._first_cost = interval, 4 * 4 * parameters / DISK_BYTES_PER_SECOND
@@ -56,20 +61,36 @@ class Saver:
         if not run.weights_are_finite():
             run.say(f"The weights of update {run.step} are not finite and were not saved; the save before is kept.")
             return
-        started = time.perf_counter()
+        run.saving, started = True, time.perf_counter()
         if self.best is not None and self._snapshot("best", *self.best):
             self.best = None
         if self.files.save(run.model, run_state.facts_of(run), run.step, run_state.state_of(run)):
-            self.saved_step = run.step
+            self.saved_step, self.known = run.step, self.token
         seconds = time.perf_counter() - started
         run.clock.pause(seconds)
         self.clock.saved(seconds, run.clock.elapsed())
+        run.saving = False
 
     def _snapshot(self, name: str, model: MiniMindLM, facts: dict[str, Any]) -> bool:
         started = time.perf_counter()
         written = self.files.snapshot(name, model, facts)
         self.clock.snapshot(time.perf_counter() - started)
         return written
+
+    def resumed(self, run: Any) -> None:
+        """The run goes on from a state: what lies beside it is known, and saved if it is of the same update."""
+        facts = facts_on_disk(run.plan.weights)
+        there = run.plan.weights.is_file() and facts.get("step") == run.step
+        self.saved_step, self.known = run.step if there else -1, facts.get("saved_by")
+
+    def refuse_if_gone_on(self, run: Any) -> None:
+        """TrainingError when another trainer has saved this run since this one did: it would be overwritten."""
+        found = facts_on_disk(run.plan.weights).get("saved_by")
+        if self.files.active and found != self.known and run.plan.weights.is_file():
+            raise TrainingError(
+                f"{shown(run.plan.weights)} was saved by another trainer since: this one would overwrite what that one "
+                "learned. Make a new one with resume=True (--resume) to go on from there."
+            )
 
     def is_saved(self, run: Any) -> bool:
         """Whether the last update is on the disk, or is another process's to put there."""
@@ -89,3 +110,11 @@ class Saver:
             rescued = self.files.rescue(run.model, run_state.facts_of(run))
             kept += f", but its weights are in {rescued}" if rescued else ", and no other folder took its weights"
         return kept
+
+
+def facts_on_disk(weights: Path) -> dict[str, Any]:
+    """config.json of a weights file; nothing where it is missing or broken."""
+    try:
+        return read_facts(weights) or {}
+    except CheckpointError:
+        return {}

@@ -26,11 +26,23 @@ class MetricsLog:
 
     def __init__(self, path: str | Path, last_step: int | None = None) -> None:
         self.path = Path(path)
-        kept = [] if last_step is None else [row for row in read_metrics(self.path) if row["step"] <= last_step]
-        atomic_write(self.path, b"".join(map(_line, kept)))
+        self.kept = [] if last_step is None else [row for row in read_metrics(self.path) if row["step"] <= last_step]
+        self.text = bytearray(b"".join(map(_line, self.kept)))  # all lines, should the file be removed meanwhile
+        self._begin()
+        self.waiting = b""
+
+    def _begin(self) -> None:
+        atomic_write(self.path, bytes(self.text))
         self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
         self.size = self.file.tell()
-        self.waiting = b""
+
+    def missing(self, last_step: int) -> int:
+        """How many of the updates up to `last_step`, from which the run goes on, have no line in the file."""
+        return last_step - len({row["step"] for row in self.kept if "lr" in row})
+
+    def has_look(self, step: int) -> bool:
+        """Whether the lines from before hold the held-out loss of that update."""
+        return any(row["step"] == step and "held_out_loss" in row for row in self.kept)
 
     def write(self, **row: Any) -> None:
         """Add a line; readers see it at once, or once there is room on the disk."""
@@ -39,8 +51,19 @@ class MetricsLog:
             self._write_waiting()
 
     def flush(self) -> None:
-        """Put all lines on the disk for good; raises OSError when it refuses."""
+        """Put all lines on the disk for good; raises OSError when it refuses.
+
+        Where the file was removed or cut since, it is made again.
+        """
         self._write_waiting()
+        try:
+            there = os.stat(self.path)
+            gone = not os.path.samestat(there, os.fstat(self.file.fileno())) or there.st_size < self.size
+        except FileNotFoundError:
+            gone = True
+        if gone:
+            self.file.close()
+            self._begin()
         os.fsync(self.file.fileno())
 
     def _write_waiting(self) -> None:
@@ -52,7 +75,8 @@ class MetricsLog:
             self.file.truncate(self.size)  # no half line in the middle of the file
             raise
         self.size += len(self.waiting)
-        self.waiting = b""
+        done, self.waiting = self.waiting, b""
+        self.text += done
 
     def close(self) -> None:
         with suppress(OSError):
@@ -67,7 +91,7 @@ def _line(row: dict[str, Any]) -> bytes:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """All lines of a metrics file, oldest first; a last line that is being written is left out.
+    """All lines of a metrics file, oldest first; a last line that is not whole, being written, is left out.
 
     A null, which stands for a number that was not finite, is read as nan. Raises CheckpointError, naming the line, for
     a file that is not metrics.
@@ -82,12 +106,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     rows = []
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
-        if not line.strip() or number == len(lines):
+        if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
+        if number == len(lines) and not isinstance(row, dict):
+            continue
         if not isinstance(row, dict) or type(row.get("step")) is not int:
             raise CheckpointError(
                 f"{shown(path)}, line {number}: not a line of metrics: {line[:60]!r}. Mend or remove that line."

@@ -59,7 +59,7 @@ def _run(given: dict[str, Any], world) -> int:
         say(f"This run: {needs}.")
         for warning in warnings_for(plan, needs):
             say(warning)
-    result = Trainer(plan, world=world, say=say, bar=world.is_main and sys.stderr.isatty()).fit()
+    result = Trainer(plan, world=world, say=say, bar=world.is_main and bool(sys.stderr and sys.stderr.isatty())).fit()
     if result.held_out is not None:
         say(f"Held out: {result.held_out}; lowest {result.best_held_out:.3f} after update {result.best_step}.")
     say(f"Weights: {os.path.relpath(result.weights)}")

@@ -32,7 +32,7 @@ from .plan import RunPlan
 from .precision import autocast_context, make_scaler
 from .progress import Progress
 from .run_files import RunFiles
-from .saver import Saver
+from .saver import Saver, facts_on_disk
 from .training import Hooks, train_epoch
 
 
@@ -113,7 +113,7 @@ class Trainer(Hooks):
         self.seconds = 0.0
         self.random_states: list[dict[str, Tensor]] | None = None  # after the last update, of each process
         self._window: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._updating = self._asked_to_stop = False
+        self._updating = self._asked_to_stop = self.saving = False
         self._eval_every = train.eval_interval or max(1, plan.updates // 20)
         self.saver = Saver(self.files, plan.parameters, plan.updates, train.save_interval)
 
@@ -137,29 +137,39 @@ class Trainer(Hooks):
             self.should_stop = self._asked_to_stop = False
             self._agree()
             resumed = self._go_on() if self._is_under_way() else self.plan.train.resume and self._resume()
-            if self.step >= self.plan.updates and self.saver.is_saved(self):
-                self.say(f"This run is complete: {self.step} updates; its weights are in {shown(self.plan.weights)}.")
+            if self.step >= self.plan.updates and self.saver.is_saved(self) and not self._look_is_due():
+                weights = shown(self.plan.weights)
+                self.say(f"This run is complete: {self.step} updates; its weights are in {weights}.", log=False)
                 return self._result()
             self._open_files(resumed)
             self.clock = Clock(self.micro_step)
             self.saver.start()
             self.progress = Progress(self.total_steps, self.micro_step, self.bar and self.world.is_main)
-            try:
-                with in_words(self), gentle_stop(lambda: self.should_stop or self._asked_to_stop, self.stop):
-                    self._first_look()
-                    while self.step < self.plan.updates and not self.should_stop:
-                        loader = self._loader()
-                        train_epoch(self.epoch, self.model, loader, self.optimizer, self.scaler, self.context, self)
-                        if not self.should_stop and self.first_step >= self.iter_per_epoch:
-                            self.epoch, self.first_step = self.epoch + 1, 0
-            finally:
-                with undisturbed_by_children():
-                    self.progress.close()
-                    self.optimizer.zero_grad(set_to_none=True)
-                    self._window.clear()
-                    self._close_files()
-                    self.seconds += self.clock.elapsed()
+            with gentle_stop(self._is_stopping, self.stop, lambda: self.saving):
+                try:
+                    with in_words(self):
+                        self._look_again()
+                        self._epochs()
+                finally:
+                    self.saving = True
+                    with undisturbed_by_children():
+                        self.progress.close()
+                        self.optimizer.zero_grad(set_to_none=True)
+                        self._window.clear()
+                        self._close_files()
+                        self.seconds += self.clock.elapsed()
+                    self.saving = False
             return self._result()
+
+    def _epochs(self) -> None:
+        while self.step < self.plan.updates and not self.should_stop:
+            loader = self._loader()
+            train_epoch(self.epoch, self.model, loader, self.optimizer, self.scaler, self.context, self)
+            if not self.should_stop and self.first_step >= self.iter_per_epoch:
+                self.epoch, self.first_step = self.epoch + 1, 0
+
+    def _is_stopping(self) -> bool:
+        return self.should_stop or self._asked_to_stop
 
     def stop(self) -> None:
         """Ask the run to stop after the micro-step that it is in; what it has learned is saved.
@@ -187,9 +197,15 @@ class Trainer(Hooks):
         workers = self.plan.train.num_workers
         return batch_loader(self.plan.train_set, self.batches, workers, pin_memory=self.device.type == "cuda")
 
-    def _first_look(self) -> None:
+    def _look_is_due(self) -> bool:
+        """Whether this update's held-out loss belongs into the metrics and is not there, as after an interrupt."""
+        due = self.step % self._eval_every == 0 or self.step >= self.plan.updates
+        return due and self.plan.held_out is not None and self.files.lacks_look(self.step)
+
+    def _look_again(self) -> None:
         if self.random_states is None:
             self._remember_boundary()
+        if self._look_is_due():
             reporting.judge(self)
 
     # --- hooks of the loop --------------------------------------------------------------------------------------
@@ -261,21 +277,35 @@ class Trainer(Hooks):
 
     def _resume(self) -> bool:
         """Go back to the newest state of this run; says so, and says when there is none."""
-        state = self.world.from_main(lambda: run_state.read_newest_state(self.folder, self.say))
+        state = self.world.from_main(lambda: run_state.state_of_this_run(self.plan, self.folder, self.say))
         if state is None:
-            self.say(f"Nothing to resume in {shown(self.folder)}: the run starts afresh.")
-            return False
+            return self._find_complete()
         run_state.restore(self, state)
-        self._updating, self.saver.saved_step = False, self.step
-        self.say(f"Resumed after update {self.step} of {self.plan.updates}.")
+        self._updating = False
+        self.saver.resumed(self)
+        if self.step < self.plan.updates:
+            self.say(f"Resumed after update {self.step} of {self.plan.updates}.")
         return True
+
+    def _find_complete(self) -> bool:
+        """Without a state: weights of this very run that are complete need none."""
+        facts = facts_on_disk(self.plan.weights)
+        complete = facts.get("complete") is True and facts.get("identity") == self.plan.identity()
+        if complete and self.plan.weights.is_file() and self.world.size == 1:
+            run_state.restore_complete(self, facts)
+            self.saver.resumed(self)
+            return True
+        self.say(f"Nothing to resume in {shown(self.folder)}: the run starts afresh.")
+        return False
 
     def _is_under_way(self) -> bool:
         return self.random_states is not None
 
     def _go_on(self) -> bool:
         """In the same process: back to the last update, where an earlier `fit` stopped."""
-        if self._updating and not self._resume():  # interrupted inside an update, the weights are neither old nor new
+        if not self._updating:
+            self.saver.refuse_if_gone_on(self)
+        elif not self._resume():  # interrupted inside an update, the weights are neither old nor new
             raise TrainingError(
                 "the run was interrupted inside its first updates, before anything was saved: make a new Trainer."
             )

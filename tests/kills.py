@@ -328,9 +328,9 @@ def unfinished(folder: Path) -> Iterator[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--random", type=int, default=60, help="kills at random moments")
-    parser.add_argument("--points", type=int, default=40, help="points tried in each kind of run; -1: all, for an hour")
+    parser.add_argument("--points", type=int, default=16, help="points tried in each kind of run; -1: all, for an hour")
     parser.add_argument("--real", type=int, default=8, help="processes of their own that are killed")
-    parser.add_argument("--pairs", type=int, default=3, help="runs of two processes that are killed, for each kind")
+    parser.add_argument("--pairs", type=int, default=2, help="runs of two processes that are killed, for each kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="recipe and architecture")
     parser.add_argument("--seed", type=int, default=None, help="of the moments; default: the clock")
     asked = parser.parse_args()

@@ -561,6 +561,143 @@ def test_a_complete_run_says_so_and_is_left_alone(bench):
     assert {p: p.read_bytes() for p in result.weights.parent.rglob("*") if p.is_file() and p.suffix != ".log"} == before
 
 
+def test_a_complete_run_needs_no_states_and_changes_nothing(finished):
+    run = finished("seed", True)
+    out = run.bench.folder / "without-states"
+    shutil.copytree(run.result.weights.parent, out)
+    for state in out.rglob("state-*.pt"):
+        state.unlink()
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    said: list[str] = []
+    result = run.bench.trainer("without-states", said, **run.flags, resume=True).fit()
+    assert len(said) == 1 and said[0].startswith("This run is complete: 8 updates")
+    assert result.complete and result.saved and result.best_step == run.result.best_step
+    after = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    assert before.keys() == after.keys()
+    assert all(before[path] == after[path] for path in before if not path.name.endswith(".lock"))
+
+
+@pytest.mark.parametrize("lost", ["pretrain_16.pth", "pretrain_16/config.json"])
+def test_a_complete_run_whose_weights_were_lost_is_written_again_from_its_state(finished, lost):
+    run = finished("seed")
+    out = run.bench.folder / f"lost-{Path(lost).name}"
+    shutil.copytree(run.result.weights.parent, out)
+    (out / lost).unlink()
+    said: list[str] = []
+    result = run.bench.trainer(out.name, said, **run.flags, resume=True).fit()
+    assert said[-1].startswith("Done: 8 updates") and result.saved
+    assert same_weights(load_model(result.weights).state_dict(), run.trainer.model.state_dict())
+    assert comparable(read_metrics(out / "pretrain_16" / "metrics.jsonl")) == comparable(
+        read_metrics(run.folder / "metrics.jsonl")
+    )
+
+
+def test_a_trainer_does_not_go_on_with_a_run_that_another_took_further(bench):
+    flags = {"recipe": "seed", "epochs": 2}
+    first = stop_after(bench.trainer("out", **flags), 4)
+    first.fit()
+    whole = bench.trainer("out", **flags, resume=True).fit()
+    before = weights_of(whole.weights)
+    with pytest.raises(TrainingError, match=r"saved by another trainer since.*resume=True"):
+        first.fit()
+    assert same_weights(weights_of(whole.weights), before)
+    assert len([row for row in read_metrics(first.folder / "metrics.jsonl") if "lr" in row]) == 8
+
+
+def test_a_copy_that_was_put_back_is_gone_on_from_and_newer_damaged_states_stay_out_of_the_way(finished):
+    run = finished("seed")
+    folder = run.bench.folder / "put-back" / "pretrain_16"
+    flags = run.flags | {"save_interval": 2}
+    stop_after(run.bench.trainer("put-back", **flags), 5).fit()
+    copy = (folder / "state-00000002.pt").read_bytes()
+    stop_after(run.bench.trainer("put-back", **flags, resume=True), 6).fit()
+    for state in run_state.state_files(folder):
+        state.write_bytes(state.read_bytes()[:-1])
+    (folder / "state-00000002.pt").write_bytes(copy)
+    (folder / "state-backup.pt").write_bytes(copy)  # no name of a state: never read, never removed
+    said: list[str] = []
+    stop_after(run.bench.trainer("put-back", said, **flags, resume=True), 2).fit()
+    assert "Resumed after update 2 of 8." in said
+    assert [run_state._step_of(path) for path in run_state.state_files(folder)] == [3, 2]
+    assert list(folder.glob("*.damaged")) and (folder / "state-backup.pt").exists()
+    result = run.bench.trainer("put-back", **flags, resume=True).fit()
+    assert same_weights(weights_of(result.weights), weights_of(run.result.weights))
+
+
+@pytest.mark.parametrize("what", ["removed", "emptied", "cut"])
+def test_metrics_that_are_missing_on_resuming_are_said(bench, what):
+    flags = {"recipe": "seed", "epochs": 2}
+    stop_after(bench.trainer("out", **flags), 8).fit()
+    path = bench.folder / "out" / "pretrain_16" / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.unlink() if what == "removed" else path.write_text("" if what == "emptied" else "".join(lines[:3]))
+    said: list[str] = []
+    assert bench.trainer("out", said, **flags, resume=True).fit().complete
+    assert any(re.search(r"metrics.jsonl lacks \d of the 4 updates before", line) for line in said), said
+
+
+def test_a_last_line_that_lost_its_line_break_only_is_kept(bench):
+    flags = {"recipe": "seed", "epochs": 2}
+    stop_after(bench.trainer("out", **flags), 8).fit()
+    path = bench.folder / "out" / "pretrain_16" / "metrics.jsonl"
+    before = read_metrics(path)
+    path.write_text(path.read_text().rstrip("\n"))
+    assert read_metrics(path) == before
+
+
+def test_a_folder_that_is_removed_under_a_run_is_made_again_with_all_metrics(finished):
+    run = finished("seed")
+    trainer = run.bench.trainer("removed", **run.flags, save_interval=2)
+    trainer.on_update = lambda row: shutil.rmtree(trainer.folder) if row["step"] == 5 else None
+    result = trainer.fit()
+    assert result.saved and comparable(read_metrics(trainer.folder / "metrics.jsonl")) == comparable(
+        read_metrics(run.folder / "metrics.jsonl")
+    )
+
+
+@pytest.mark.parametrize("at", [4, 8])
+@pytest.mark.parametrize("again", ["a new trainer", "the same one"])
+def test_a_held_out_loss_that_an_error_of_a_listener_prevented_is_made_up_for(finished, at, again):
+    run = finished("seed")
+    out = f"listener-{at}-{again.replace(' ', '-')}"
+    trainer = run.bench.trainer(out, **run.flags)
+
+    def fail(row):
+        if row["step"] == at:
+            trainer.on_update = None
+            raise ValueError("a listener's own")
+
+    trainer.on_update = fail
+    with pytest.raises(ValueError, match="a listener's own"):
+        trainer.fit()
+    second = trainer if again == "the same one" else run.bench.trainer(out, **run.flags, resume=True)
+    result = second.fit()
+    assert result.complete and result.best_step == run.result.best_step
+    assert comparable(read_metrics(trainer.folder / "metrics.jsonl")) == comparable(
+        read_metrics(run.folder / "metrics.jsonl")
+    )
+
+
+def test_other_held_out_rows_on_resuming_begin_a_new_lowest_loss_with_a_word(bench):
+    flags = {"recipe": "seed", "epochs": 2}
+    stop_after(bench.trainer("out", **flags), 8).fit()
+    other, said = write_rows(bench.folder / "other.jsonl", tiny_texts(4, start=200)), []
+    result = bench.trainer("out", said, **flags, resume=True, valid_path=str(other)).fit()
+    assert any("held-out rows are others than before" in line for line in said) and result.best_step >= 4
+
+
+def test_snapshots_of_a_run_without_weights_are_moved_aside_too(bench):
+    trainer = bench.trainer("out", recipe="seed", max_steps=2)
+    trainer.fit()
+    trainer.plan.weights.unlink()
+    for state in run_state.state_files(trainer.folder):
+        state.unlink()
+    said: list[str] = []
+    bench.trainer("out", said, recipe="seed", seed=5, max_steps=2).fit()
+    assert any("earlier run" in line for line in said)
+    assert list((bench.folder / "out" / "previous").rglob("snapshots/*.pth"))
+
+
 def test_with_nothing_to_resume_a_run_starts_afresh_and_says_so(bench):
     said: list[str] = []
     result = bench.trainer("out", said, recipe="seed", resume=True).fit()
