@@ -61,15 +61,17 @@ class Saver:
         if not run.weights_are_finite():
             run.say(f"The weights of update {run.step} are not finite and were not saved; the save before is kept.")
             return
-        run.saving, started = True, time.perf_counter()
-        if self.best is not None and self._snapshot("best", *self.best):
-            self.best = None
-        if self.files.save(run.model, run_state.facts_of(run), run.step, run_state.state_of(run)):
-            self.saved_step, self.known = run.step, self.token
+        started, outer, run.saving = time.perf_counter(), run.saving, True  # no signal interrupts what follows
+        try:
+            if self.best is not None and self._snapshot("best", *self.best):
+                self.best = None
+            if self.files.save(run.model, run_state.facts_of(run), run.step, run_state.state_of(run)):
+                self.saved_step, self.known = run.step, self.token
+        finally:
+            run.saving = outer
         seconds = time.perf_counter() - started
         run.clock.pause(seconds)
         self.clock.saved(seconds, run.clock.elapsed())
-        run.saving = False
 
     def _snapshot(self, name: str, model: MiniMindLM, facts: dict[str, Any]) -> bool:
         started = time.perf_counter()
