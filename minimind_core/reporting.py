@@ -48,6 +48,7 @@ def judge(run: Any) -> None:
         run.best = (run.last_held_out.loss, run.step)
         if run.step:
             run.saver.keep_best(run)
+    run.saver.saved_step = -1  # what a save of this update says of its held-out loss is out of date
     run.files.write(row)
     if run.on_held_out:
         run.on_held_out(row)

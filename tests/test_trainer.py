@@ -678,6 +678,27 @@ def test_a_held_out_loss_that_an_error_of_a_listener_prevented_is_made_up_for(fi
     )
 
 
+def test_a_look_that_was_made_up_for_is_saved_though_no_update_followed(finished):
+    run = finished("seed")
+    trainer = run.bench.trainer("looked", **run.flags)
+
+    def fail(row):
+        if row["step"] == 4:
+            raise ValueError("a listener's own")
+
+    trainer.on_update = fail
+    with pytest.raises(ValueError, match="a listener's own"):
+        trainer.fit()
+    looking = run.bench.trainer("looked", **run.flags, resume=True)
+    looking.on_held_out = lambda row: looking.stop()
+    assert looking.fit().step == 4 and read_facts(looking.plan.weights)["best_step"] == 4
+    result = run.bench.trainer("looked", **run.flags, resume=True).fit()
+    assert result.best_step == run.result.best_step
+    assert comparable(read_metrics(looking.folder / "metrics.jsonl")) == comparable(
+        read_metrics(run.folder / "metrics.jsonl")
+    )
+
+
 def test_other_held_out_rows_on_resuming_begin_a_new_lowest_loss_with_a_word(bench):
     flags = {"recipe": "seed", "epochs": 2}
     stop_after(bench.trainer("out", **flags), 8).fit()
