@@ -26,11 +26,17 @@ PATIENCE = timedelta(minutes=30)  # how long processes wait for one that judges,
 
 @dataclass(frozen=True)
 class World:
-    """This process's place: `rank` of `size`, `local_rank` on its machine."""
+    """This process's place: `rank` of `size`, `local_rank` on its machine; `parent` is the process that started it."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    parent: int = 0
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether torchrun was killed and left this process behind."""
+        return self.parent != 0 and os.getppid() != self.parent
 
     @property
     def is_main(self) -> bool:
@@ -103,7 +109,7 @@ def join_world(device_type: str) -> Iterator[World]:
     if size == 1 or "RANK" not in os.environ:
         yield World()
         return
-    world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
+    world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")), os.getppid())
     if device_type == "cuda":
         torch.cuda.set_device(world.local_rank)
         mine = torch.device("cuda", world.local_rank)

@@ -219,7 +219,7 @@ class Trainer(Hooks):
 
     def before_update(self, epoch: int, step: int, lr: float, grad_norm: Tensor) -> None:
         losses = [torch.stack([ce, aux]) for ce, aux, _ in self._window]
-        wish = losses[0].new_tensor([self._asked_to_stop, 0])
+        wish = losses[0].new_tensor([self._asked_to_stop or self.world.is_orphan, 0])
         *window, wish = self.world.total(torch.stack([*losses, wish])).tolist()  # each has its share of the losses
         ce, aux = zip(*window, strict=True)
         tokens = torch.stack([count for _, _, count in self._window]).tolist()

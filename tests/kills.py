@@ -33,6 +33,7 @@ from conftest import _OWN, tiny_texts, write_rows  # noqa: E402
 from minimind_core import files, load_tokenizer, read_metrics, save_tokenizer, train_pretrain, train_tokenizer  # noqa: E402
 from minimind_core.checkpoint import read_facts  # noqa: E402
 from minimind_core.paths import PROJECT  # noqa: E402
+from minimind_core.run_lock import lock_holder  # noqa: E402
 from minimind_core.tracking import MetricsLog  # noqa: E402
 from minimind_core.trainer import Trainer  # noqa: E402
 
@@ -146,12 +147,14 @@ class Campaign:
         assert torchrun(self.words(whole, kind, **more), self.folder / "log").wait(300) == 0
         for number in range(kills):
             out, resume = f"{whole}-{number}", False
-            for victim in ("main", "other", "asked to stop", "all")[number % 4 :]:
+            for victim in ("main", "other", "asked to stop", "torchrun", "all")[number % 5 :]:
                 process = torchrun(self.words(out, kind, **more, resume=resume), self.folder / "log")
                 wait_for(lambda: " loss:" in (self.folder / "log").read_text(), process)
                 time.sleep(self.random.uniform(0, 1))
                 started, hit = time.monotonic(), kill_pair(process, victim)
                 ended = process.wait(60)
+                while lock_holder(self.folder / out / folder_name(kind)) and time.monotonic() < started + 60:
+                    time.sleep(0.1)  # without torchrun its processes stop after their update, and save
                 assert not hit or ended != 0
                 assert time.monotonic() - started < 30, "the run outlived the process that died for too long"
                 self.survived[f"torchrun, {victim}{'' if 'asked' in victim else ' killed'}"] += hit
@@ -286,13 +289,14 @@ def torchrun(words: list[str], log: Path) -> subprocess.Popen:
 
 
 def kill_pair(process: subprocess.Popen, victim: str) -> bool:
-    """SIGKILL the main process, the other one, or both and torchrun, or ask torchrun to stop; False when too late."""
+    """SIGKILL the main process, the other one, torchrun, or all; or ask torchrun to stop. False when it is too late."""
     import psutil
 
     try:
         children = psutil.Process(process.pid).children()
         by_rank = {int(child.environ()["RANK"]): child for child in children if "RANK" in child.environ()}
-        chosen = {"main": [by_rank[0]], "other": [by_rank[1]], "all": [psutil.Process(process.pid), *by_rank.values()]}
+        agent = psutil.Process(process.pid)
+        chosen = {"main": [by_rank[0]], "other": [by_rank[1]], "torchrun": [agent], "all": [agent, *by_rank.values()]}
         for one in chosen.get(victim, ()):
             one.kill()
         if victim == "asked to stop":
