@@ -7,7 +7,9 @@ that is added here is a flag there. Explained in notebooks 03 (ModelConfig) and 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
@@ -69,6 +71,11 @@ def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     return str(value)
 
 
+def _keep(config: Any, check: Callable, name: str, *bounds: Any, **more: Any) -> None:
+    """Check a field of a frozen configuration, and keep it as the plain type that it is meant to have."""
+    object.__setattr__(config, name, check(name, getattr(config, name), *bounds, **more))
+
+
 # What one machine can hold at the very most: beyond it a number is a slip of the finger, and trying would only end in a
 # machine without memory.
 MOST = {
@@ -114,9 +121,7 @@ class ModelConfig:
     norm_topk_prob: bool = _note(True, "divide the chosen scores by their sum (MoE)")
 
     def __post_init__(self) -> None:
-        def keep(check, name: str, *bounds: Any, **more: Any) -> None:
-            object.__setattr__(self, name, check(name, getattr(self, name), *bounds, **more))
-
+        keep = partial(_keep, self)
         keep(_whole, "dim", 1, MOST["width"])
         keep(_whole, "n_layers", 1, MOST["layers"])
         keep(_whole, "n_heads", 1, MOST["width"])
@@ -243,9 +248,7 @@ class TrainConfig:
     seed: int = _note(1337, "seed of the initial weights and of the data order")
 
     def __post_init__(self) -> None:
-        def keep(check, name: str, *bounds: Any, **more: Any) -> None:
-            object.__setattr__(self, name, check(name, getattr(self, name), *bounds, **more))
-
+        keep = partial(_keep, self)
         keep(_whole, "batch_size", 1, MOST["rows"])
         keep(_whole, "accumulation_steps", 1, MOST["rows"])
         keep(_whole, "log_interval", 1, MOST["steps"])

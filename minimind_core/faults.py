@@ -14,6 +14,7 @@ import torch
 
 from .errors import CourseError, TrainingError
 from .paths import shown
+from .plan import smaller_pieces
 
 MAX_SKIPS = 25  # updates in a row: from its first scale, 65,536, a scaler has then gone down to 2^-9
 
@@ -75,13 +76,11 @@ def in_words(run: Any) -> Iterator[None]:
         train, said = run.plan.train, str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         go_on = f"What was learned up to update {run.step} is kept; --resume goes on from the last save."
         if is_out_of_memory(error):
-            smaller = max(1, train.batch_size // 2)
             raise TrainingError(
                 f"out of memory on {run.device} in update {run.step + 1}, with --batch_size {train.batch_size} and "
                 f"--max_seq_len {run.plan.model.max_seq_len} ({said}). {go_on} If another program holds the memory "
-                f"(nvidia-smi, top), stop that one first. Else start anew with --batch_size {smaller} "
-                f"--accumulation_steps {train.accumulation_steps * train.batch_size // smaller}, which makes the same "
-                "updates in smaller pieces, or with a lower --max_seq_len, --dim or --n_layers."
+                f"(nvidia-smi, top), stop that one first. Else start anew with {smaller_pieces(train)}, "
+                "which makes the same updates in smaller pieces, or with a lower --max_seq_len, --dim or --n_layers."
             ) from error
         if "DataLoader worker" in said or (train.num_workers and isinstance(error, (ConnectionError, EOFError))):
             raise TrainingError(

@@ -18,7 +18,7 @@ from .errors import CheckpointError, TrainingError
 from .faults import is_out_of_memory
 from .model import MiniMindLM
 from .optim import build_optimizer
-from .plan import RunPlan, with_batch
+from .plan import RunPlan, pieces, with_batch
 from .precision import autocast_context, make_scaler
 from .training import Hooks, train_epoch
 
@@ -52,11 +52,6 @@ def fitted(plan: RunPlan, world: World | None = None, attempt: Callable[[RunPlan
         return replace(plan, fitted=True)
     why = f"{batch} rows do not fit into the GPU's memory"
     return with_batch(plan, rows, accumulation * batch // rows, why)
-
-
-def pieces(batch: int, accumulation: int) -> list[int]:
-    """Sizes of micro-batch that make up the same update as `accumulation` of `batch`, largest first."""
-    return [rows for rows in range(batch, 0, -1) if batch * accumulation % rows == 0]
 
 
 def _as_begun(plan: RunPlan) -> RunPlan | None:

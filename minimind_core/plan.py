@@ -61,7 +61,7 @@ class RunPlan:
     @property
     def gpu_is_missing(self) -> bool:
         """Whether a GPU was asked for and there is none, so that the CPU is used."""
-        return self.device.type == "cpu" and self.train.device not in ("auto", "cpu")
+        return self.device.type == "cpu" and self.train.device.startswith(("cuda", "mps"))
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -168,6 +168,18 @@ def _lengths(train: TrainConfig, rows: int, processes: int) -> dict[str, int]:
         "total_steps": total_steps,
         "updates": updates,
     }
+
+
+def pieces(batch: int, accumulation: int) -> list[int]:
+    """Sizes of micro-batch that make up the same update as `accumulation` of `batch`, largest first."""
+    return [rows for rows in range(batch, 0, -1) if batch * accumulation % rows == 0]
+
+
+def smaller_pieces(train: TrainConfig) -> str:
+    """The flags that make the same updates in pieces of about half the size."""
+    batch, accumulation = train.batch_size, train.accumulation_steps
+    smaller = next(rows for rows in pieces(batch, accumulation) if rows <= max(1, batch // 2))
+    return f"--batch_size {smaller} --accumulation_steps {batch * accumulation // smaller}"
 
 
 def with_batch(plan: RunPlan, batch_size: int, accumulation_steps: int, why: str) -> RunPlan:

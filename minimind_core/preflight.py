@@ -19,7 +19,7 @@ from .fitting import fitted
 from .model import MiniMindLM
 from .optim import build_optimizer
 from .paths import dataset_dir, out_dir, shown
-from .plan import RunPlan, plan_run
+from .plan import RunPlan, plan_run, smaller_pieces
 from .precision import autocast_context, describe_device, make_scaler, pick_device, pick_dtype
 from .storage import SHARED_MEMORY, disk_needed, free_bytes
 from .training import Hooks, train_epoch
@@ -106,11 +106,9 @@ def warnings_for(plan: RunPlan, needs: Estimate) -> list[str]:
         return []
     found, free = [], psutil.virtual_memory().available
     if needs.memory_bytes > free:
-        smaller = max(1, plan.train.batch_size // 2)
         found.append(
             f"Memory: the run needs about {needs.memory_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} are free. It may be "
-            f"slow or be ended by the system; --batch_size {smaller} --accumulation_steps "
-            f"{plan.train.accumulation_steps * plan.train.batch_size // smaller} makes the same updates with less."
+            f"slow or be ended by the system; {smaller_pieces(plan.train)} makes the same updates with less."
         )
     if needs.seconds > SLOW_RUN_HOURS * 3600:
         slow = f"{spoken_time(needs.seconds)} on a CPU"

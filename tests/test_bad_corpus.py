@@ -233,11 +233,12 @@ def made(name: str, folder: Path) -> tuple[Path, int | None, str]:
 
 
 def words(bench: Bench, **changes: object) -> list[str]:
-    """The flags of a tiny run, as they are typed."""
+    """The flags of a tiny run, as they are typed; None leaves one out."""
     flags = {"data_path": bench.corpus, "valid_path": bench.valid, "tokenizer": bench.tokenizer}
     flags |= {"out_dir": bench.folder / "run", "dim": 16, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2}
     flags |= {"vocab_size": 400, "max_seq_len": 32, "batch_size": 4, "device": "cpu"}
-    return [word for name, value in (flags | changes).items() for word in (f"--{name}", str(value))]
+    given = {name: value for name, value in (flags | changes).items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
 @pytest.fixture

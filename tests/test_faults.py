@@ -24,6 +24,7 @@ from conftest import PROJECT, Bench
 from test_trainer import comparable, same_weights, stop_after, weights_of
 
 from minimind_core import (
+    TrainConfig,
     Trainer,
     TrainingError,
     fitting,
@@ -45,7 +46,8 @@ from minimind_core.dataset import leave_signals_to_the_run
 from minimind_core.errors import CheckpointError, StorageError
 from minimind_core.faults import MAX_SKIPS, in_words
 from minimind_core.files import sweep, write_torch
-from minimind_core.fitting import fitted, pieces
+from minimind_core.fitting import fitted
+from minimind_core.plan import pieces, smaller_pieces
 from minimind_core.progress import Progress
 from minimind_core.run_lock import lock_holder, run_lock
 from minimind_core.storage import Keeping, choose_keeping, disk_needed, loading_processes
@@ -525,6 +527,15 @@ def test_pieces_of_an_update_keep_its_rows():
     assert pieces(1, 5) == [1]
 
 
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "said"), [(4, 2, (2, 4)), (5, 3, (1, 15)), (6, 4, (3, 8)), (1, 8, (1, 8))]
+)
+def test_what_is_advised_makes_the_same_updates(batch, accumulation, said):
+    train = TrainConfig(batch_size=batch, accumulation_steps=accumulation)
+    assert smaller_pieces(train) == "--batch_size {} --accumulation_steps {}".format(*said)
+    assert said[0] * said[1] == batch * accumulation
+
+
 @pytest.mark.parametrize(("most", "chosen"), [(100, (8, 3)), (8, (8, 3)), (7, (6, 4)), (4, (4, 6)), (1, (1, 24))])
 def test_the_largest_micro_batch_that_fits_is_chosen_and_an_update_keeps_its_rows(bench, most, chosen):
     tried = []
@@ -712,7 +723,8 @@ def test_a_gpu_that_is_not_there_means_the_cpu_with_a_word(bench, asked):
         pytest.skip("this machine has an Apple GPU")
     plan = bench.plan("out", device=asked)
     assert plan.device.type == "cpu" and plan.notes[0].startswith(f"NO GPU: {asked} was asked for")
-    assert plan.gpu_is_missing and not bench.plan("out").gpu_is_missing
+    assert plan.gpu_is_missing
+    assert not any(bench.plan("out", device=named).gpu_is_missing for named in ("auto", "cpu", "cpu:0"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
