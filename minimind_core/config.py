@@ -230,6 +230,7 @@ class TrainConfig:
     learning_rate: float = _note(5e-4, "peak learning rate (the seed's schedule starts at 1.1 times it)")
     device: str = _note("auto", "auto, cpu, cuda, cuda:N or mps; auto takes cuda where there is one, else cpu")
     dtype: str = _note("auto", "auto, float32, bfloat16 or float16; what the device cannot do falls back, with a word")
+    compile: str = _note("auto", "auto, on or off; auto compiles the model on a GPU in the fast recipe")
     use_wandb: bool = _note(False, "also send metrics to wandb (offline without a key)")
     wandb_project: str = _note("MiniMind-Pretrain", "wandb project name")
     num_workers: int = _note(0, "processes that load batches; 0 loads in the training process")
@@ -263,6 +264,7 @@ class TrainConfig:
         keep(_number, "grad_clip", 0, 1e9, open_low=True)
         keep(_choice, "recipe", tuple(RECIPES))
         keep(_choice, "dtype", ("auto", "float32", "bfloat16", "float16"))
+        keep(_choice, "compile", ("auto", "on", "off"))
         for name in ("use_wandb", "resume"):
             keep(_flag, name)
         for name in ("out_dir", "data_path", "valid_path", "tokenizer"):

@@ -1,7 +1,9 @@
-"""The largest micro-batch that fits into a GPU's memory, found by trying, with the same rows in every update.
+"""The micro-batch that suits a device, with the same rows in every update: the largest that fits into a GPU's memory,
+found by trying; on a CPU one that its memory is quick with.
 
 An update is made of batch × accumulation rows, whatever the size of the pieces; smaller pieces need less memory. Taught
-in notebook 06. Left out: a CPU's memory, which is reckoned only (preflight.py), since trying would fill the swap.
+in notebook 06. Left out: whether a run fits a CPU's memory, which is reckoned only (preflight.py), since trying would
+fill the swap.
 """
 
 from __future__ import annotations
@@ -22,14 +24,18 @@ from .plan import RunPlan, pieces, with_batch
 from .precision import autocast_context, make_scaler
 from .training import Hooks, train_epoch
 
+# A piece's logits on a CPU. Larger blocks of memory go back to the system each time they are freed, and have to be
+# cleared page by page when they come again: 32 rows at once took 1.2 to 1.5 times as long per token as 2 to 8.
+QUICK_BYTES = 32 << 20
 HEADROOM = 1.05  # a run needs a little more than its first updates: other rows, pieces of memory too small to use
 
 
 def fitted(plan: RunPlan, world: World | None = None, attempt: Callable[[RunPlan, int], None] | None = None) -> RunPlan:
-    """The plan with the largest micro-batch that fits on its GPU, at the same number of rows in each update.
+    """The plan with the micro-batch that suits its device, at the same number of rows in each update.
 
-    A run that is resumed keeps the pieces that it began with. `attempt(plan, rows)` trains on `rows` rows for a moment
-    and raises torch.OutOfMemoryError when they don't fit; on a CPU nothing is tried unless it is given. Raises
+    On a CPU that is done for packed rows, which are all full: there the mean over pieces is the mean over rows. A run
+    that is resumed keeps the pieces that it began with. `attempt(plan, rows)` trains on `rows` rows for a moment and
+    raises torch.OutOfMemoryError when they don't fit; on a CPU nothing is tried unless it is given. Raises
     TrainingError when not even one row fits.
     """
     if plan.fitted:
@@ -39,7 +45,7 @@ def fitted(plan: RunPlan, world: World | None = None, attempt: Callable[[RunPlan
     if begun is not None:
         return begun
     if attempt is None and plan.device.type != "cuda":
-        return replace(plan, fitted=True)
+        return _quick_pieces(plan) if plan.device.type == "cpu" else replace(plan, fitted=True)
     for rows in pieces(batch, accumulation):
         if all(world.gathered(_fits(plan, rows, attempt or train_a_moment))):
             break
@@ -52,6 +58,17 @@ def fitted(plan: RunPlan, world: World | None = None, attempt: Callable[[RunPlan
         return replace(plan, fitted=True)
     why = f"{batch} rows do not fit into the GPU's memory"
     return with_batch(plan, rows, accumulation * batch // rows, why)
+
+
+def _quick_pieces(plan: RunPlan) -> RunPlan:
+    """Pieces of an update whose logits stay below QUICK_BYTES, where each row has as many tokens as the next."""
+    batch, accumulation = plan.train.batch_size, plan.train.accumulation_steps
+    row = 4 * plan.model.vocab_size * (plan.model.max_seq_len - 1)
+    rows = next(rows for rows in pieces(batch, accumulation) if rows * row <= QUICK_BYTES or rows == 1)
+    alike = plan.recipe.rows == "packed" and (plan.model.seq_aux or not plan.model.use_moe)
+    if rows == batch or not alike:
+        return replace(plan, fitted=True)
+    return with_batch(plan, rows, accumulation * batch // rows, "a CPU is quicker with smaller pieces")
 
 
 def _as_begun(plan: RunPlan) -> RunPlan | None:

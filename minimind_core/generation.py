@@ -18,6 +18,8 @@ from .errors import ConfigError, InputError
 from .model import MiniMindLM, check_ids
 from .tokenizer import BOS_ID, EOS_ID, PAD_ID, TextStream
 
+FEW = 128  # tokens among which top-p looks first
+
 
 def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Make tokens that were seen less likely: a positive logit is divided by `penalty`, a negative one multiplied.
@@ -43,16 +45,19 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """
     if p >= 1:
         return logits
-    ordered, order = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
+    best, order = logits.topk(min(FEW, logits.shape[-1]), dim=-1)
+    probabilities = (best - logits.logsumexp(dim=-1, keepdim=True)).exp()
     before = probabilities.cumsum(dim=-1) - probabilities  # what the tokens ahead of each one sum to
-    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
-    return logits.masked_fill(dropped, -torch.inf)
+    if not bool((before[:, -1] >= p).all()):  # not sure yet: seldom, so all are sorted only now
+        best, order = logits.sort(dim=-1, descending=True)
+        probabilities = best.softmax(dim=-1)
+        before = probabilities.cumsum(dim=-1) - probabilities
+    return torch.full_like(logits, -torch.inf).scatter(-1, order, best.masked_fill(before >= p, -torch.inf))
 
 
 def next_token_logits(
     logits: Tensor,
-    seen: Tensor,
+    seen: Tensor | None,
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int | None = None,
@@ -60,7 +65,7 @@ def next_token_logits(
 ) -> Tensor:
     """What sampling draws from, after all four settings; (B, V) float → (B, V), -inf where nothing may be drawn.
 
-    Temperature 0 leaves only the most likely token of each row.
+    `seen` (B, V) bool is needed for a penalty only. Temperature 0 leaves only the most likely token of each row.
     """
     logits = logits.float()
     if repetition_penalty != 1:
@@ -123,7 +128,9 @@ def _steps(
     ids = ids.to(device).long()
     generator = torch.Generator(device)
     generator.manual_seed(seed) if seed is not None else generator.seed()
-    seen = torch.zeros(len(ids), model.config.vocab_size, dtype=torch.bool, device=device).scatter(1, ids, True)
+    seen = None
+    if repetition_penalty != 1:
+        seen = torch.zeros(len(ids), model.config.vocab_size, dtype=torch.bool, device=device).scatter(1, ids, True)
     ended = torch.zeros(len(ids), dtype=torch.bool, device=device)
     cache = None
     was_training = model.training
@@ -139,7 +146,8 @@ def _steps(
                 else:
                     chosen = torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)[:, 0]
                 chosen = chosen.masked_fill(ended, PAD_ID)
-                seen.scatter_(1, chosen[:, None], True)
+                if seen is not None:
+                    seen.scatter_(1, chosen[:, None], True)
                 if eos_token_id is not None:
                     ended |= chosen == eos_token_id
                 ids = chosen[:, None]

@@ -1,7 +1,7 @@
 """The parts of a block: RMSNorm, rotary embedding, attention with grouped heads and a cache, SwiGLU feed-forward.
 
-Everything follows MiniMind (Llama's architecture); arithmetic is real where MiniMind's is complex. Built by hand in
-notebook 03, where a cell proves the two equal. Left out: experts (moe.py) and how parts are stacked (model.py).
+Everything follows MiniMind (Llama's architecture). Built by hand in notebook 03, where cells prove the two equal. Left
+out: experts (moe.py), attention's quicker way on a CPU (blockwise.py), and how parts are stacked (model.py).
 """
 
 # B batch · T tokens · S tokens including the cache · D model width · H query heads · K key/value heads · Dh per head
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import blockwise
 from .config import ModelConfig
 
 
@@ -27,9 +28,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * scaled.type_as(x)
+        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).type_as(x)
 
 
 def rotary_angles(head_dim: int, positions: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -46,8 +45,12 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (2i, 2i + 1) of each head by their position's angle.
 
     x (B, T, heads, Dh), cos and sin (T, Dh / 2) → (B, T, heads, Dh). Pairs are interleaved, as in MiniMind before
-    2025-04-26.
+    2025-04-26. On a CPU a pair is one complex number, which is turned by one product (a fifth of the time); compilers
+    for GPUs want the same in real numbers.
     """
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, T, heads, Dh) → (B, T, heads, Dh/2)
+        return torch.view_as_real(pairs * torch.complex(cos, sin)[:, None]).flatten(-2).type_as(x)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # (B, T, heads, Dh) → two of (B, T, heads, Dh/2)
     cos, sin = cos[:, None, :], sin[:, None, :]
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
@@ -141,6 +144,8 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: flo
     """
     tokens, span = queries.shape[2], keys.shape[2]
     grouped = queries.shape[1] != keys.shape[1]
+    if blockwise.gains(queries, keys, dropout):
+        return blockwise.BlockwiseAttention.apply(queries, keys, values)
     if tokens == span or tokens == 1:
         return F.scaled_dot_product_attention(
             queries, keys, values, dropout_p=dropout, is_causal=tokens > 1, enable_gqa=grouped

@@ -68,7 +68,8 @@ class MoEGate(nn.Module):
 class MoEFeedForward(nn.Module):
     """A feed-forward per expert, of which each token passes k, and one shared by all; (B, T, D) → (B, T, D).
 
-    Returns the mixture and the gate's balancing loss. Training and evaluation go the same way.
+    Returns the mixture and the gate's balancing loss. Training and evaluation go the same way; three ways of doing the
+    same sum suit different machines.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -81,7 +82,21 @@ class MoEFeedForward(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         indices, weights, aux_loss = self.gate(x)
         tokens = x.flatten(0, 1)  # (B, T, D) → (N, D)
-        # Sorted by expert, the tokens of one expert lie together: each expert then does one matrix product.
+        mixed = self.way(tokens)(tokens, indices, weights).view(x.shape)
+        if hasattr(self, "shared_experts"):
+            mixed = mixed + self.shared_experts(x)
+        return mixed, aux_loss
+
+    def way(self, tokens: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """On a CPU tokens are split by expert, which asks the device how many each one got. A GPU would have to wait
+        for the answer: there one grouped kernel does it, or where that is missing each expert works on all tokens.
+        """
+        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self.by_token if len(tokens) == 1 and not torch.is_grad_enabled() else self.by_expert
+        return self.grouped if can_group(tokens) and not self.experts[0].dropout else self.all_on_all
+
+    def by_expert(self, tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        """Tokens (N, D) sorted by expert: each expert then does one matrix product. indices, weights (N, k)."""
         order = indices.flatten().argsort(stable=True)  # (N·k,)
         token_of = order // indices.shape[1]
         counts = indices.flatten().bincount(minlength=len(self.experts)).tolist()
@@ -89,7 +104,45 @@ class MoEFeedForward(nn.Module):
         # An idle expert still runs, on no token: its gradient is then zero rather than missing, as in MiniMind.
         found = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
         found = found * weights.flatten()[order, None].to(found.dtype)
-        mixed = torch.zeros_like(tokens, dtype=found.dtype).index_add_(0, token_of, found).view(x.shape)
-        if hasattr(self, "shared_experts"):
-            mixed = mixed + self.shared_experts(x)
-        return mixed, aux_loss
+        return torch.zeros_like(tokens, dtype=found.dtype).index_add_(0, token_of, found)
+
+    def by_token(self, token: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        """A single token (1, D), as when a text is continued: nothing needs sorting."""
+        chosen = zip(indices[0].tolist(), weights[0].tolist(), strict=True)
+        return sum(self.experts[number](token) * weight for number, weight in chosen)
+
+    def grouped(self, tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        """Sorted as in `by_expert`, but one kernel multiplies all parts and reads on the device where they end."""
+        kind = torch.get_autocast_dtype(tokens.device.type) if _autocast(tokens) else tokens.dtype
+        chosen, order = indices.flatten().sort(stable=True)
+        token_of = order // indices.shape[1]
+        numbers = torch.arange(len(self.experts), device=tokens.device)
+        ends = torch.searchsorted(chosen, numbers, right=True).to(torch.int32)
+
+        def product(rows: Tensor, name: str) -> Tensor:  # (N·k, in) × (E, in, out) → (N·k, out)
+            matrices = torch.stack([getattr(expert, name).weight for expert in self.experts]).to(kind)
+            return F.grouped_mm(rows, matrices.mT, offs=ends)
+
+        rows = tokens[token_of].to(kind)
+        found = product(F.silu(product(rows, "w1")) * product(rows, "w3"), "w2")
+        found = found * weights.flatten()[order, None].to(found.dtype)
+        return torch.zeros_like(tokens, dtype=found.dtype).index_add_(0, token_of, found)
+
+    def all_on_all(self, tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        """Every expert on every token, weighted by 0 where it was not chosen: E / k times the work, no waiting."""
+        share = torch.zeros(len(tokens), len(self.experts), device=tokens.device, dtype=weights.dtype)
+        share = share.scatter(1, indices, weights)  # (N, k) → (N, E)
+        found = [expert(tokens) for expert in self.experts]
+        return sum(part * share[:, number, None].to(part.dtype) for number, part in enumerate(found))
+
+
+def _autocast(tokens: Tensor) -> bool:
+    return torch.is_autocast_enabled(tokens.device.type)
+
+
+def can_group(tokens: Tensor) -> bool:
+    """Whether torch multiplies groups in one kernel here: bfloat16 on an NVIDIA GPU from the 30 series on."""
+    if not hasattr(F, "grouped_mm") or tokens.device.type != "cuda":
+        return False
+    kind = torch.get_autocast_dtype("cuda") if _autocast(tokens) else tokens.dtype
+    return kind == torch.bfloat16 and torch.cuda.get_device_capability(tokens.device)[0] >= 8

@@ -7,7 +7,8 @@ keeping; a run that is stopped in between goes back to the last update. Taught i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from . import reporting, run_state
 from .clock import Clock
+from .compiling import compiled
 from .dataset import EpochBatches, batch_loader
 from .distributed import World
 from .errors import TrainingError
@@ -30,6 +32,7 @@ from .optim import build_optimizer
 from .paths import shown
 from .plan import RunPlan
 from .precision import autocast_context, make_scaler
+from .prefetch import ahead
 from .progress import Progress
 from .run_files import RunFiles
 from .saver import Saver, facts_on_disk
@@ -93,6 +96,8 @@ class Trainer(Hooks):
         self.model = (model or MiniMindLM(plan.model)).to(plan.device)
         self._tell_the_model_of_others()
         self.optimizer = build_optimizer(self.model, recipe, self.lr)
+        self.forward: Callable = self.model  # compiled, where that is wanted, when the run begins
+        self.prefetches = plan.device.type == "cuda"
         self.scaler = make_scaler(plan.device, plan.dtype)
         self.context = autocast_context(plan.device, plan.dtype)
         self.batches = EpochBatches(
@@ -142,6 +147,8 @@ class Trainer(Hooks):
                 self.say(f"This run is complete: {self.step} updates; its weights are in {weights}.", log=False)
                 return self._result()
             self._open_files(resumed)
+            if self.forward is self.model:
+                self.forward = compiled(self.model, self.plan, self.say)
             self.clock = Clock(self.micro_step)
             self.saver.start()
             self.progress = Progress(self.total_steps, self.micro_step, self.bar and self.world.is_main)
@@ -163,8 +170,8 @@ class Trainer(Hooks):
 
     def _epochs(self) -> None:
         while self.step < self.plan.updates and not self.should_stop:
-            loader = self._loader()
-            train_epoch(self.epoch, self.model, loader, self.optimizer, self.scaler, self.context, self)
+            with self._batches() as batches:
+                train_epoch(self.epoch, self.forward, batches, self.optimizer, self.scaler, self.context, self)
             if not self.should_stop and self.first_step >= self.iter_per_epoch:
                 self.epoch, self.first_step = self.epoch + 1, 0
 
@@ -190,12 +197,21 @@ class Trainer(Hooks):
                     f"({found[0][differ[0]]}): start all with the same flags, files and version."
                 )
 
+    def _batches(self) -> AbstractContextManager[Iterable]:
+        """The epoch's micro-batches; where the device works on its own, made and sent ahead of their time."""
+        loader = self._loader()
+        return closing(ahead(loader, self._to_device_early)) if self.prefetches else nullcontext(loader)
+
+    def _to_device_early(self, batch: Iterable[Tensor]) -> list[Tensor]:
+        pinned = self.device.type == "cuda"  # only from pinned memory does a copy run beside the computation
+        return self.to_device(tensor.pin_memory() if pinned else tensor for tensor in batch)
+
     def _loader(self) -> DataLoader:
         if hasattr(self.plan.train_set, "set_epoch"):
             self.plan.train_set.set_epoch(self.epoch)
         self.batches.set_epoch(self.epoch, self.first_step)
         workers = self.plan.train.num_workers
-        return batch_loader(self.plan.train_set, self.batches, workers, pin_memory=self.device.type == "cuda")
+        return batch_loader(self.plan.train_set, self.batches, workers)
 
     def _look_is_due(self) -> bool:
         """Whether this update's held-out loss belongs into the metrics and is not there, as after an interrupt."""
@@ -218,23 +234,31 @@ class Trainer(Hooks):
             reporting.log_line(self, epoch, step, float(self.world.total(ce + aux_loss)))
 
     def before_update(self, epoch: int, step: int, lr: float, grad_norm: Tensor) -> None:
-        losses = [torch.stack([ce, aux]) for ce, aux, _ in self._window]
-        wish = losses[0].new_tensor([self._asked_to_stop or self.world.is_orphan, 0])
-        *window, wish = self.world.total(torch.stack([*losses, wish])).tolist()  # each has its share of the losses
-        ce, aux = zip(*window, strict=True)
-        tokens = torch.stack([count for _, _, count in self._window]).tolist()
+        ce, aux, tokens, norm, stops = self._numbers(grad_norm)
         self.row = {
             "ce": sum(ce) / len(ce),
             "aux_loss": sum(aux) / len(aux),
             "lr": lr,
-            "grad_norm": float(grad_norm),
+            "grad_norm": norm,
         }
         self._micro_loss = ce[-1] + aux[-1]
         self.new_tokens = int(sum(tokens))
         check_numbers(self, step, self.row)
-        if wish[0]:
+        if stops:
             self.should_stop = True
         self._updating = True
+
+    def _numbers(self, grad_norm: Tensor) -> tuple[list[float], list[float], list[float], float, bool]:
+        """Of the micro-steps of an update: cross-entropies, auxiliary losses, tokens; the gradient's norm; whether any
+        process is to stop. All in one copy from the device, the only time in an update that it is waited for.
+        """
+        ce, aux, tokens = zip(*self._window, strict=True)
+        stops = self._asked_to_stop or self.world.is_orphan
+        shares = self.world.total(torch.stack([*ce, *aux, ce[0].new_tensor(float(stops))]))  # each has its share
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        *found, norm = torch.cat([shares.to(exact), torch.stack([*tokens, grad_norm]).to(exact)]).tolist()
+        n = len(ce)
+        return found[:n], found[n : 2 * n], found[2 * n + 1 :], norm, bool(found[2 * n])
 
     def after_update(self, epoch: int, step: int) -> None:
         before = self.micro_step

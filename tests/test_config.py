@@ -43,6 +43,7 @@ WRONG_TRAIN = [
     *each("recipe", values=["slow", "", None, 1]),
     *each("dtype", values=["fp16", "float64", None, 16]),
     *each("device", values=["gpu", "cuda:x", "tpu", None, 0]),
+    *each("compile", values=["yes", True, None, ""]),
     *each("use_wandb", "resume", values=[0, 1, "False", None]),
     *each("out_dir", "data_path", "valid_path", "tokenizer", "wandb_project", values=[5, True]),
 ]

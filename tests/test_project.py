@@ -30,12 +30,12 @@ NOTEBOOKS = [
 ORDER = [
     "errors paths files storage lessons distributed clock progress config",
     "broken_lines corpus tokenizer",
-    "encoding dataset",
-    "layers",
+    "encoding dataset prefetch",
+    "blockwise layers",
     "moe",
     "model",
     "schedule optim precision training checkpoint tracking wandb_server wandb_mirror generation evaluation cli plan "
-    "run_lock run_state run_files interrupts faults fitting saver reporting trainer runs quick "
+    "run_lock run_state run_files interrupts faults fitting compiling saver reporting trainer runs quick "
     "preflight download",
     "train_pretrain eval_model checks",
     "plots",
