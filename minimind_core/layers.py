@@ -146,6 +146,9 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: flo
     grouped = queries.shape[1] != keys.shape[1]
     if blockwise.gains(queries, keys, dropout):
         return blockwise.BlockwiseAttention.apply(queries, keys, values)
+    if tokens == 1 and grouped:  # query heads that share keys become rows of one product
+        rows = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])  # (B, H, 1, Dh) → (B, K, H/K, Dh)
+        return F.scaled_dot_product_attention(rows, keys, values, dropout_p=dropout).reshape(queries.shape)
     if tokens == span or tokens == 1:
         return F.scaled_dot_product_attention(
             queries, keys, values, dropout_p=dropout, is_causal=tokens > 1, enable_gqa=grouped
