@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -30,7 +29,7 @@ from minimind_core import (
     load_tokenizer,
     train_tokenizer,
 )
-from minimind_core.dataset import rows_of
+from minimind_core.splits import Rows, held_out_limit
 
 
 @pytest.fixture(scope="session")
@@ -169,32 +168,33 @@ def test_an_unknown_split_is_refused(corpus, bytewise):
 # --- held-out rows ------------------------------------------------------------------------------------------------
 
 
-def with_hashes(hashes: np.ndarray) -> EncodedCorpus:
-    offsets = np.arange(len(hashes) + 1)
-    given = {"path": Path("c.jsonl"), "offsets": offsets, "text_hash": hashes.astype(np.uint32), "editions": {}}
-    rest = {field.name: None for field in dataclasses.fields(EncodedCorpus)}
-    return EncodedCorpus(**(rest | given))
+def held_out(hashes: np.ndarray) -> np.ndarray:
+    return hashes < held_out_limit(hashes.astype(np.uint32))
 
 
 def test_one_row_in_a_thousand_is_held_out_by_its_text_alone():
     hashes = np.random.default_rng(0).integers(2**32, size=200_000)
-    chosen = with_hashes(hashes).held_out()
+    chosen = held_out(hashes)
     assert 150 < chosen.sum() < 250
-    assert np.array_equal(with_hashes(hashes[:50_000]).held_out(), chosen[:50_000])
-    assert np.array_equal(with_hashes(hashes[::-1]).held_out(), chosen[::-1])
+    assert np.array_equal(held_out(hashes[:50_000]), chosen[:50_000])
+    assert np.array_equal(held_out(hashes[::-1]), chosen[::-1])
 
 
 @pytest.mark.parametrize(("rows", "least"), [(10, 1), (26, 2), (80, 8), (500, 8)])
 def test_a_small_corpus_still_holds_some_rows_out(rows, least):
-    chosen = with_hashes(np.random.default_rng(1).integers(2**32, size=rows)).held_out()
+    chosen = held_out(np.random.default_rng(1).integers(2**32, size=rows))
     assert least <= chosen.sum() <= least + 3
+
+
+def rows_of(corpus: EncodedCorpus, split: str) -> list[int]:
+    return list(Rows(corpus.split(split)))
 
 
 def test_training_and_held_out_rows_share_nothing_and_leave_nothing(corpus, tiny_tokenizer):
     path = corpus(tiny_texts(40))
     encoded = encode_corpus(path, tiny_tokenizer)
-    train, held_out = rows_of(encoded, "train").tolist(), rows_of(encoded, "held_out").tolist()
-    assert held_out and sorted(train + held_out) == rows_of(encoded, "all").tolist() == list(range(40))
+    train, held_out = rows_of(encoded, "train"), rows_of(encoded, "held_out")
+    assert held_out and sorted(train + held_out) == rows_of(encoded, "all") == list(range(40))
 
 
 def test_a_corpus_too_small_to_hold_rows_out_says_so(corpus, tiny_tokenizer):
@@ -434,7 +434,7 @@ def test_a_half_written_cache_is_made_again(tmp_path, corpus, tiny_tokenizer, en
 
 def test_a_corpus_that_grows_while_it_is_read_is_refused(tmp_path, corpus, tiny_tokenizer, monkeypatch):
     path = corpus(tiny_texts(6))
-    really = encoding._encode_into
+    really = encoding.encode_into
 
     def while_it_downloads(*arguments):
         found = really(*arguments)
@@ -442,7 +442,7 @@ def test_a_corpus_that_grows_while_it_is_read_is_refused(tmp_path, corpus, tiny_
             file.write(b'{"text": "more"}\n')
         return found
 
-    monkeypatch.setattr(encoding, "_encode_into", while_it_downloads)
+    monkeypatch.setattr(encoding, "encode_into", while_it_downloads)
     with pytest.raises(CorpusError, match="changed while it was being encoded"):
         encode_corpus(path, tiny_tokenizer, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

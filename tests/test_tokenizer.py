@@ -22,7 +22,7 @@ from minimind_core import (
     train_tokenizer,
 )
 from minimind_core.paths import SAMPLE, out_dir
-from minimind_core.tokenizer import _BYTE_OF, bounded, token_byte_lengths, token_bytes, tokenizer_hash
+from minimind_core.tokenizer import _BYTE_OF, token_byte_lengths, token_bytes, tokenizer_hash
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -72,12 +72,6 @@ def test_a_vocabulary_that_cannot_be_is_refused(vocab_size):
 def test_a_single_string_in_place_of_texts_is_refused():
     with pytest.raises(TokenizerError, match="list"):
         train_tokenizer("一段话", 300)
-
-
-def test_training_text_is_bounded_by_its_characters():
-    assert list(bounded(["一二", "三四", "五六", "七"], 3)) == ["一二", "三四"]
-    assert list(bounded(["一二三四"], 3)) == ["一二三四"]
-    assert list(bounded(["一", "二"], 10)) == ["一", "二"]
 
 
 # --- there and back -----------------------------------------------------------------------------------------------
