@@ -23,9 +23,9 @@ from .paths import out_dir, reading, shown
 from .progress import tell
 from .tokenizer import FORMAT, load_tokenizer, save_tokenizer, train_tokenizer
 
-SAMPLE_BYTES = 60_000_000  # of the file; enough for 6,400 tokens, and bounds memory and time on a larger one
+SAMPLE_BYTES = 16_000_000  # of the file; ample for 6,400 tokens, and training on them takes about 1 GB of memory
 SAMPLE_PLACES = 2_000  # of a larger file, at which a run of rows is taken
-LONG_BYTES = 10_000_000  # training on more is announced
+LONG_BYTES = 4_000_000  # training on more is announced
 
 
 def tokenizer_for(corpus: str | Path, vocab_size: int) -> tuple[Tokenizer, str]:

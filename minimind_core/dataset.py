@@ -152,7 +152,7 @@ class PackedDataset(Dataset):
                 raise IndexError(f"block {index} of {len(self)}")
             filled = 0
             for positions in self._positions(index * self.block_length, len(block)):
-                block[filled : filled + len(positions)] = self.corpus.tokens[positions.start : positions.stop]
+                block[filled : filled + len(positions)] = self.corpus.ids[positions.start : positions.stop]
                 filled += len(positions)
         ids = torch.from_numpy(blocks)
         return ids[:, :-1], ids[:, 1:], torch.ones(len(items), self.block_length, dtype=torch.int64)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,12 @@ class EncodedCorpus:
 
     def row(self, index: int) -> np.ndarray:
         """Ids of one row, from its `<s>` to its `</s>`, (length,) int64."""
-        return self.tokens[self.offsets[index] : self.offsets[index + 1]].astype(np.int64)
+        return self.ids[self.offsets[index] : self.offsets[index + 1]].astype(np.int64)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """The tokens once more, still on disk, as a plain array: cutting a piece from it takes a third of the time."""
+        return np.asarray(self.tokens)
 
     def split(self, name: str) -> Split:
         """A part of the corpus: 'all', 'train' or 'held_out'. Raises ConfigError for another name, or an empty part."""
@@ -107,6 +113,7 @@ def _open(
             for name, kind in {"tokens": dtype, **INDEX, **dict.fromkeys(SPLITS, np.int64)}.items()
         }
     arrays |= {name: arrays[name].reshape(-1, 6) for name in SPLITS}
+    arrays |= {name: np.asarray(array) for name, array in arrays.items() if name != "tokens"}  # quicker to cut
     return EncodedCorpus(
         path=path, folder=folder, sha256=sha256, tokenizer_sha256=tokenizer_sha256, editions=editions, **arrays
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +21,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from minimind_core import (
+    SAMPLE,
     ConfigError,
     CorpusError,
     EncodedCorpus,
@@ -29,6 +33,9 @@ from minimind_core import (
     load_tokenizer,
     train_tokenizer,
 )
+from minimind_core import dataset as dataset_module
+from minimind_core.batches import batch_loader
+from minimind_core.paths import PROJECT
 from minimind_core.splits import Rows, held_out_limit
 
 
@@ -282,6 +289,70 @@ def test_the_order_of_segments_depends_on_seed_and_epoch_alone(corpus, tiny_toke
     assert len(orders) == 6
 
 
+@pytest.mark.parametrize("split", ["all", "train", "held_out"])
+@pytest.mark.parametrize("neighbours", [1, 7, 50])
+def test_segments_of_a_large_corpus_move_within_their_neighbourhood(
+    corpus, tiny_tokenizer, monkeypatch, split, neighbours
+):
+    monkeypatch.setattr(dataset_module, "NEIGHBOURS", neighbours)
+    path = corpus(tiny_texts(120))
+    first = segments_in(token_by_token(path, tiny_tokenizer, split))
+    orders, borders = set(), set()
+    for epoch in (1, 2, 3):
+        stream = token_by_token(path, tiny_tokenizer, split, epoch=epoch)
+        segments = segments_in(stream)
+        assert sorted(segments) == sorted(first)
+        orders.add(tuple(segments))
+        dataset = PackedDataset(path, tiny_tokenizer, 31, split)
+        dataset.set_epoch(epoch)
+        borders.add(dataset.shift)
+        assert torch.cat([dataset[i][0] for i in range(len(dataset))]).tolist() == stream[: len(dataset) * 31]
+        start = 0
+        while start < len(first):
+            end = min(len(first), start + neighbours - (dataset.shift if start == 0 else 0))
+            assert sorted(segments[start:end]) == sorted(first[start:end])
+            start = end
+    assert (len(orders), len(borders)) == ((1, 1) if neighbours == 1 else (3, 3) if len(first) > neighbours else (3, 1))
+
+
+@pytest.mark.parametrize("neighbours", [7, 2048])
+def test_a_batch_of_blocks_or_rows_is_its_items_side_by_side(corpus, tiny_tokenizer, monkeypatch, neighbours):
+    monkeypatch.setattr(dataset_module, "NEIGHBOURS", neighbours)
+    path = corpus(tiny_texts(60))
+    packed = PackedDataset(path, tiny_tokenizer, 31, "train")
+    for rows in (packed, *(PretrainDataset(path, tiny_tokenizer, 24, way, "train") for way in (True, False))):
+        packed.set_epoch(2)
+        items = [5, 0, len(rows) - 1, 5]
+        batch = rows.batch(items)
+        assert [tuple(part.shape) for part in batch] == [(4, len(rows[0][0]))] * 3
+        for part, wanted in zip(batch, zip(*map(rows.__getitem__, items), strict=True), strict=True):
+            assert part.dtype == torch.int64 and torch.equal(part, torch.stack(wanted))
+        assert torch.equal(next(iter(batch_loader(rows, EpochBatches(len(rows), 4, True))))[0], rows.batch(
+            EpochBatches(len(rows), 4, True).batch(0)
+        )[0])  # fmt: skip
+
+
+def test_a_blocks_rows_of_the_corpus_are_those_that_its_tokens_stand_in(corpus, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(dataset_module, "NEIGHBOURS", 7)
+    texts = [f"<s>{n}</s> <s>第{n}段</s>" for n in range(60)]
+    dataset = PackedDataset(corpus(texts), tiny_tokenizer, 20, "train")
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        for index in range(len(dataset)):
+            text = tiny_tokenizer.decode(dataset[index][0].tolist(), skip_special_tokens=False)
+            whole = {int(n) for n in re.findall(r"<s>第?(\d+)段?</s>", text)}
+            assert {n + 1 for n in whole} <= set(dataset.corpus_rows(index))
+            assert len(dataset.corpus_rows(index)) <= text.count("<s>") + 2
+
+
+def test_packed_blocks_of_the_sample_fill_every_position_and_leave_out_less_than_a_block(tmp_path, tiny_tokenizer):
+    encoded = encode_corpus(SAMPLE, tiny_tokenizer, tmp_path / "cache")
+    packed, padded = PackedDataset(encoded, tiny_tokenizer, 511), PretrainDataset(encoded, tiny_tokenizer, 1024)
+    filled = [float(torch.cat([rows[i][2] for i in range(len(rows))]).float().mean()) for rows in (packed, padded)]
+    assert filled[0] == 1.0 >= 0.97 > filled[1] > 0.5
+    assert 0 <= len(encoded.tokens) - len(packed) * 511 < 511
+
+
 def test_a_corpus_shorter_than_a_block_makes_one_block_of_its_own_text(corpus, bytewise):
     dataset = PackedDataset(corpus(["<s>ab</s>"]), bytewise, 6)
     assert len(dataset) == 1 and dataset[0][0].tolist() == spelled(bytewise, "<ab><a")
@@ -327,6 +398,26 @@ def test_a_last_batch_with_fewer_rows_can_be_left_out_but_never_the_only_one(row
     assert len(seen) == len(set(seen)) == used and len(batches) == -(-used // 3)
     batches.set_epoch(0, 1)
     assert [row for batch in batches for row in batch] == seen[3:]
+
+
+def test_an_order_is_the_same_in_every_process(corpus, tiny_tokenizer, tmp_path):
+    path = corpus(tiny_texts(60))
+    tiny_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    code = (
+        "import hashlib, sys, minimind_core as core\n"
+        "rows = core.PackedDataset(sys.argv[1], core.load_tokenizer(sys.argv[2]), 16, seed=3)\n"
+        "rows.set_epoch(2)\n"
+        "order = core.EpochBatches(9000, 7, True, seed=3)\n"
+        "order.set_epoch(2)\n"
+        "found = str([rows[i][0].tolist() for i in range(len(rows))]) + str([order.batch(i) for i in range(99)])\n"
+        "print(hashlib.sha256(found.encode()).hexdigest())\n"
+    )
+    found = set()
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", code, str(path), str(tmp_path)]
+        found.add(subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, check=True).stdout)
+    assert len(found) == 1
 
 
 def test_the_order_depends_on_seed_and_epoch():
