@@ -283,7 +283,10 @@ def table(found: dict) -> str:
     small = found["all cores, small"]["bytes"] / 1e6
     all_cores, lines = found["all cores"], found["line by line"]
     ratio = (all_cores["rows"] / all_cores["seconds"]) / (lines["rows"] / lines["seconds"])
-    memory = {name: found[name]["megabytes"] for name in ("all cores, small", "all cores", "batches, small", "batches")}
+
+    def memory(name: str) -> str:
+        return f"{found[name]['megabytes']} MB more at most ({found[f'{name}, small']['megabytes']} for {small:.0f} MB)"
+
     rows = [
         f"{all_cores['bytes'] / 1e9:.2f} GB, {all_cores['rows']:,} rows, {all_cores['tokens']:,} tokens; "
         f"{found['cores']} cores ({found['machine']})",
@@ -291,8 +294,8 @@ def table(found: dict) -> str:
         f"encoding, all cores       {speed('all cores', found['cores'])}",
         f"line by line in a loader  {speed('line by line', 1)}; encoding at once is {ratio:.1f} times as fast",
         f"seconds of encoding       {all_cores['seconds']:.0f}, cache {all_cores['cache_bytes'] / 1e9:.2f} GB",
-        f"memory of encoding        {memory['all cores']} MB more at most ({memory['all cores, small']} for {small:.0f} MB)",
-        f"memory of batches         {memory['batches']} MB more at most ({memory['batches, small']} for {small:.0f} MB)",
+        f"memory of encoding        {memory('all cores')}",
+        f"memory of batches         {memory('batches')}",
         "from open to first batch  " + ", ".join(f"{s:.3f} s {name}" for name, s in found["start"].items()),
     ]
     for name in ("packed, epoch 1", "packed, epoch 2", "padded"):

@@ -347,7 +347,7 @@ def test_a_blocks_rows_of_the_corpus_are_those_that_its_tokens_stand_in(corpus, 
 
 def test_packed_blocks_of_the_sample_fill_every_position_and_leave_out_less_than_a_block(tmp_path, tiny_tokenizer):
     encoded = encode_corpus(SAMPLE, tiny_tokenizer, tmp_path / "cache")
-    packed, padded = PackedDataset(encoded, tiny_tokenizer, 511), PretrainDataset(encoded, tiny_tokenizer, 1024)
+    packed, padded = PackedDataset(encoded, tiny_tokenizer, 511), PretrainDataset(encoded, tiny_tokenizer, 2048)
     filled = [float(torch.cat([rows[i][2] for i in range(len(rows))]).float().mean()) for rows in (packed, padded)]
     assert filled[0] == 1.0 >= 0.97 > filled[1] > 0.5
     assert 0 <= len(encoded.tokens) - len(packed) * 511 < 511
