@@ -85,8 +85,9 @@ def encode_into(folder: Path, path: Path, tokenizer: Tokenizer) -> dict:
     with ExitStack() as stack:
         files = {name: stack.enter_context(ArrayFile(folder / f"{name}.bin")) for name in ("tokens", *INDEX)}
         what = f"encoding {shown(path.name)}"
-        with closing(Progress(size, 0, True, unit="B", what=what, after=QUIET_SECONDS)) as bar:
-            total = _write_rows(files, _encoded(path, tokenizer, seen, editions), dtype, bar)
+        bar = stack.enter_context(closing(Progress(size, 0, True, unit="B", what=what, after=QUIET_SECONDS)))
+        batches = stack.enter_context(closing(_encoded(path, tokenizer, seen, editions)))
+        total = _write_rows(files, batches, dtype, bar)
     index = {name: np.memmap(folder / f"{name}.bin", kind, mode="r") for name, kind in INDEX.items()}
     with ArrayFile(folder / "train.bin") as train, ArrayFile(folder / "held_out.bin") as held_out:
         write_splits(index["offsets"], index["segments"], index["text_hash"], train.append, held_out.append)
