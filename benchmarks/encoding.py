@@ -211,7 +211,7 @@ def walk(corpus: Path, tokenizer: Path, cache: Path) -> dict:
             started, blocks, filled, positions = time.perf_counter(), 0, 0, 0
             for X, _, mask in batch_loader(rows, order):
                 blocks, filled, positions = blocks + len(X), filled + int(mask.sum()), positions + mask.numel()
-                if blocks >= 60_000:
+                if blocks >= 20_000:
                     break
             found[name] = {
                 "microseconds": (time.perf_counter() - started) / blocks * 1e6,
@@ -250,7 +250,7 @@ def measure(folder: Path, source: Path, gigabytes: float) -> dict:
     tokenizer = save_tokenizer(train_tokenizer(iter_texts(source), 6400), folder / "tokenizer")
     print(f"making a corpus of {gigabytes} GB from {source.name} …", flush=True)
     make_corpus(source, large, int(gigabytes * 1e9))
-    make_corpus(source, small, min(SMALL, int(gigabytes * 1e8)), seed=1)
+    make_corpus(source, small, min(SMALL, int(gigabytes * 5e7)), seed=1)
     found: dict = {"cores": cores(), "machine": platform.processor() or platform.machine(), "gigabytes": gigabytes}
     plan = [
         ("one core", "encode", small, "one", True),

@@ -42,7 +42,9 @@ def tokenizer_for(corpus: str | Path, vocab_size: int) -> tuple[Tokenizer, str]:
     size = existing_file(corpus).stat().st_size
     part = "all of it" if size <= SAMPLE_BYTES else f"{SAMPLE_BYTES / 1e6:,.0f} of {size / 1e6:,.0f} MB, evenly spread"
     if size > LONG_BYTES:
-        tell(f"Training a tokenizer of {vocab_size} tokens on {shown(corpus)} ({part}); once, and a minute or two …")
+        tell(
+            f"Training a tokenizer of {vocab_size} tokens on {shown(corpus)} ({part}); once; it takes a minute or so …"
+        )
     with PeakMemory() as memory:
         tokenizer = train_tokenizer(training_texts(corpus), vocab_size)
     save_tokenizer(tokenizer, folder)

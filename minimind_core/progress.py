@@ -31,10 +31,18 @@ class Progress:
             self._survive(lambda: self._open(total, done, unit, what, after))
 
     def _open(self, total: int, done: int, unit: str, what: str | None, after: float) -> None:
+        large = unit == "B"  # as MB, and seldom: a log file keeps every drawing
         self.bar = tqdm(
-            total=total, initial=done, unit=unit, unit_scale=unit == "B", desc=what, delay=after, dynamic_ncols=True,
+            total=total,
+            initial=done,
+            desc=what,
+            unit=unit,
+            unit_scale=large,
+            mininterval=1 if large else 0.1,
+            delay=after,
+            dynamic_ncols=True,
             leave=False,
-        )  # fmt: skip
+        )
 
     def step(self, steps: int = 1) -> None:
         """One more micro-step is done, or `steps` of the unit."""
