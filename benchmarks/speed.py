@@ -40,8 +40,8 @@ from minimind_core import (
     plan_run,
     train_epoch,
 )
+from minimind_core.batches import EpochBatches, batch_loader
 from minimind_core.compiling import compiled
-from minimind_core.dataset import EpochBatches, batch_loader
 from minimind_core.fitting import fitted
 from minimind_core.model import active_parameter_count
 

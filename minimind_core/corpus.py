@@ -12,7 +12,8 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -60,9 +61,12 @@ def split_segments(text: str) -> list[str]:
     return [piece.strip() for piece in pieces if piece.strip()]
 
 
-def iter_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[int, str]]:
+def iter_rows(
+    path: str | Path, limit: int | None = None, seen: Callable[[bytes], object] | None = None
+) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, text as it stands) for each row; blank lines, CRLF and byte-order marks are fine.
 
+    `seen` is called with the bytes of each line as they are read, blank ones too: together they are the whole file.
     Raises CorpusError, naming file and line, for anything that is not `{"text": "…"}`.
     """
     path = existing_file(path)
@@ -74,6 +78,8 @@ def iter_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[int,
             raw = file.readline(LONGEST_LINE + 1)
             if not raw:
                 break
+            if seen is not None:
+                seen(raw)
             if len(raw) > LONGEST_LINE:
                 hint = looks_like(raw[:1024], number)
                 hint = f'A corpus has one {{"text": "…"}} a line: {HOW_TO_SPLIT}' if hint == CUT_SHORT else hint
@@ -173,6 +179,22 @@ def iter_texts(path: str | Path, limit: int | None = None) -> Iterator[str]:
     """The rows' texts with the first edition's markers. See `iter_rows` for limit and errors."""
     for _, text in iter_rows(path, limit):
         yield normalise_markers(text)
+
+
+def texts_at(path: str | Path, start: int, size: int) -> Iterator[str]:
+    """The texts of the lines that begin in bytes `start` … `start + size` of the file, as `iter_texts` gives them.
+
+    Ranges that lie side by side so share no line and lose none. Lines that hold no row are left out: which number they
+    have is not known here. Raises CorpusError when the file cannot be read.
+    """
+    path = existing_file(path)
+    with reading(path, CorpusError), open(path, "rb") as file:
+        file.seek(max(0, start - 1))
+        if start:  # on to the next line, unless one begins right here
+            file.readline(LONGEST_LINE)
+        while file.tell() < start + size and (raw := file.readline(LONGEST_LINE)):
+            with suppress(CorpusError):
+                yield normalise_markers(_text_of("", 0, raw.removeprefix(b"\xef\xbb\xbf")))
 
 
 @dataclass

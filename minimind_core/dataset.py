@@ -1,26 +1,31 @@
 """Two ways to cut training rows from encoded text: padded, as the seed does, and packed, without padding.
 
 Both give (X, Y, loss_mask): what the model reads, what it should say next, and where that counts. Taught in notebooks
-02 (padding, the mask) and 06 (packing). Left out: reading and encoding text (corpus.py, encoding.py).
+02 (padding, the mask) and 06 (packing). Nothing here grows with the corpus: rows and blocks are found when they are
+asked for. Left out: reading and encoding text (corpus.py, encoding.py), parts and orders (splits.py, shuffle.py), and
+batches (batches.py).
 """
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from .encoding import ADDED_BOS, ADDED_EOS, EncodedCorpus, encode_corpus
 from .errors import ConfigError
+from .shuffle import Permutation
+from .splits import SEGMENTS, TOKENS, Rows
 from .tokenizer import BOS_ID, EOS_ID, PAD_ID
 
 # B batch · T tokens
+
+NEIGHBOURS = 2048  # segments that are laid anew among each other; a smaller corpus is one neighbourhood
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class PretrainDataset(Dataset):
@@ -46,23 +51,39 @@ class PretrainDataset(Dataset):
         self.max_length = max_length
         self.as_minimind = as_minimind
         self.split = split
-        self.rows = rows_of(self.corpus, split)
+        self.rows = Rows(self.corpus.split(split))
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        ids = self.ids(index)
-        length = min(len(ids), self.max_length)
-        padded = torch.full((self.max_length,), PAD_ID, dtype=torch.int64)
-        padded[:length] = torch.from_numpy(ids[:length])
-        if self.as_minimind:
-            mask = (padded != PAD_ID).to(torch.int64)
-        else:
-            if length < len(ids):
-                padded[-1] = EOS_ID
-            mask = (torch.arange(self.max_length) < length).to(torch.int64)
-        return padded[:-1], padded[1:], mask[1:]
+    def __getitem__(self, index: int) -> Batch:
+        X, Y, mask = self.batch([index])
+        return X[0], Y[0], mask[0]
+
+    def batch(self, items: Sequence[int]) -> Batch:
+        """X, Y, loss_mask of several items, each (B, T) int64, T = max_length - 1; X and Y are views of one array."""
+        padded = np.full((len(items), self.max_length), PAD_ID, np.int64)
+        lengths = np.zeros((len(items), 1), np.int64)
+        for place, index in enumerate(items):
+            ids = self.ids(index)
+            length = lengths[place] = min(len(ids), self.max_length)
+            padded[place, :length] = ids[:length]
+            if length < len(ids) and not self.as_minimind:
+                padded[place, -1] = EOS_ID
+        mask = padded != PAD_ID if self.as_minimind else np.arange(self.max_length) < lengths
+        ids, mask = torch.from_numpy(padded), torch.from_numpy(mask[:, 1:].astype(np.int64))
+        return ids[:, :-1], ids[:, 1:], mask
+
+    def tokens(self) -> int:
+        """How many tokens an epoch is trained on, padding not counted."""
+        total = 0
+        for rows in self.rows.chunks():
+            lengths = self.corpus.offsets[rows + 1] - self.corpus.offsets[rows]
+            if self.as_minimind:  # two markers are added, whatever a row has
+                added = self.corpus.added[rows]
+                lengths = lengths + 2 - (added & ADDED_BOS) // ADDED_BOS - (added & ADDED_EOS) // ADDED_EOS
+            total += int(lengths.clip(max=self.max_length).sum()) - len(rows)
+        return total
 
     def corpus_rows(self, index: int) -> list[int]:
         """Which row of the corpus (numbered from 1) an item is, as a list of one."""
@@ -86,6 +107,9 @@ class PackedDataset(Dataset):
     order; `set_epoch(e)` lays the segments (`<s>…</s>`) in a new, seeded order for each later one, so that a model that
     meets them often cannot learn which unrelated segment follows which. Segments in a block see each other, as they do
     in a row.
+
+    A segment moves within a neighbourhood of 2,048, whose borders move from epoch to epoch. So a block is found by
+    looking at one neighbourhood or two, whatever the corpus's size, and no order of all segments is ever written down.
     """
 
     def __init__(
@@ -102,150 +126,93 @@ class PackedDataset(Dataset):
         self.block_length = block_length
         self.seed = seed
         self.split = split
-        starts = self.corpus.segments
-        lengths = np.diff(starts, append=self.corpus.offsets[-1]).astype(np.int32)
-        if split != "all":
-            kept = np.zeros(len(self.corpus), bool)
-            kept[rows_of(self.corpus, split)] = True
-            row_of = np.searchsorted(self.corpus.offsets, starts, side="right") - 1
-            starts, lengths = starts[kept[row_of]], lengths[kept[row_of]]
-        self.segments = (starts, lengths)
-        self.total = int(lengths.sum(dtype=np.int64))
+        self.parts = self.corpus.split(split)
+        self.total = self.parts.tokens
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Lay the segments in this epoch's order, which depends on the seed and the epoch alone."""
-        starts, lengths = self.segments
-        if epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(starts))
-            starts, lengths = starts[order], lengths[order]
-        self.starts, self.ends = starts, np.cumsum(lengths, dtype=np.int64)
+        self.epoch, self.shift = epoch, 0
+        self._last: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
+        if epoch and self.parts.segments > NEIGHBOURS:
+            self.shift = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]) % NEIGHBOURS
 
     def __len__(self) -> int:
         return max(1, self.total // self.block_length)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"block {index} of {len(self)}")
-        block = torch.from_numpy(self._read(index * self.block_length, self.block_length + 1))
-        return block[:-1], block[1:], torch.ones(self.block_length, dtype=torch.int64)
+    def __getitem__(self, index: int) -> Batch:
+        X, Y, mask = self.batch([index])
+        return X[0], Y[0], mask[0]
 
-    def _read(self, start: int, length: int) -> np.ndarray:
-        """`length` ids of the stream from `start` on; past its end it goes on at its beginning."""
-        found = []
-        while length:
-            start %= self.total
-            segment = int(np.searchsorted(self.ends, start, side="right"))
-            left = int(self.ends[segment]) - start
-            take = min(length, left)
-            following = int(self.segments_end(segment))
-            found.append(self.corpus.tokens[following - left : following - left + take])
-            start, length = start + take, length - take
-        return np.concatenate(found).astype(np.int64)
+    def batch(self, items: Sequence[int]) -> Batch:
+        """X, Y, loss_mask of several blocks, each (B, T) int64, T = block_length; X and Y are views of one array."""
+        blocks = np.empty((len(items), self.block_length + 1), np.int64)
+        for block, index in zip(blocks, items, strict=True):
+            if not 0 <= index < len(self):
+                raise IndexError(f"block {index} of {len(self)}")
+            filled = 0
+            for positions in self._positions(index * self.block_length, len(block)):
+                block[filled : filled + len(positions)] = self.corpus.ids[positions.start : positions.stop]
+                filled += len(positions)
+        ids = torch.from_numpy(blocks)
+        return ids[:, :-1], ids[:, 1:], torch.ones(len(items), self.block_length, dtype=torch.int64)
 
     def corpus_rows(self, index: int) -> list[int]:
         """Which rows of the corpus (numbered from 1) a block of this epoch takes its text from, sorted."""
         first = index * self.block_length
-        ends = np.searchsorted(self.ends, [first, min(first + self.block_length, self.total - 1)], side="right")
-        starts = self.starts[ends[0] : ends[1] + 1]
-        return np.unique(np.searchsorted(self.corpus.offsets, starts, side="right")).tolist()
+        rows = set()
+        for positions in self._positions(first, min(self.block_length + 1, self.total - first)):
+            ends = np.searchsorted(self.corpus.offsets, [positions.start, positions.stop - 1], side="right")
+            rows |= set(range(ends[0], ends[1] + 1))
+        return sorted(rows)
 
-    def segments_end(self, segment: int) -> int:
-        """Where a segment of this epoch's order ends in the corpus."""
-        before = int(self.ends[segment - 1]) if segment else 0
-        return int(self.starts[segment]) + int(self.ends[segment]) - before
+    def _positions(self, start: int, length: int) -> Iterator[range]:
+        """Where `length` tokens of this epoch's text from `start` on stand in the corpus, as ranges in order.
 
+        Past its end, the text goes on at its beginning.
+        """
+        lay = self._lay_anew if self.epoch else self._lay
+        while length:
+            start %= self.total
+            for positions in lay(start, length):
+                yield positions
+                start, length = start + len(positions), length - len(positions)
 
-def rows_of(corpus: EncodedCorpus, split: str) -> np.ndarray:
-    """Numbers of the rows of a split: 'all', 'train' or 'held_out', (rows,) int64."""
-    if split == "all":
-        return np.arange(len(corpus))
-    if split not in ("train", "held_out"):
-        raise ConfigError(f"split={split!r}: allowed are all, train, held_out.")
-    rows = np.flatnonzero(corpus.held_out() == (split == "held_out"))
-    if not len(rows):
-        raise ConfigError(
-            f"{corpus.path.name} has only {len(corpus)} rows, too few to hold any out: give --valid_path."
-        )
-    return rows
+    def _lay(self, start: int, length: int) -> Iterator[range]:
+        """The rest of the run that `start` lies in, `length` tokens at most."""
+        run = int(self.parts.run_of(TOKENS, start))
+        end = int(self.parts.before[run + 1, TOKENS])
+        first = int(self.parts.first[run, TOKENS]) + start - int(self.parts.before[run, TOKENS])
+        yield range(first, first + min(length, end - start))
 
+    def _lay_anew(self, start: int, length: int) -> Iterator[range]:
+        """The rest of the neighbourhood that `start` lies in, `length` tokens at most, in this epoch's order."""
+        run = int(self.parts.run_of(TOKENS, start))
+        token = self.parts.first[run, TOKENS] + start - self.parts.before[run, TOKENS]
+        segment = np.searchsorted(self.corpus.segments, token, side="right") - 1
+        number = int(self.parts.before[run, SEGMENTS] + segment - self.parts.first[run, SEGMENTS])
+        stops, ends = self._neighbourhood((number + self.shift) // NEIGHBOURS)
+        first, last = np.searchsorted(ends, [start, start + length - 1], side="right")
+        for stop, end in zip(stops[first : last + 1].tolist(), ends[first : last + 1].tolist(), strict=True):
+            taken = min(length, end - start)
+            yield range(stop - end + start, stop - end + start + taken)
+            start, length = start + taken, length - taken
 
-class EpochBatches(Sampler[list]):
-    """Which rows make up each micro-batch of an epoch: in order or in a seeded shuffle, from any micro-batch on.
-
-    Yields lists of row numbers. The order depends on (seed, epoch) alone, so a resumed run meets the same rows.
-    `whole_only` leaves out a last batch with fewer rows than the others, whose gradient would be noisier. With `world`
-    processes each takes every world-th row of a batch that is `world` times as long.
-    """
-
-    def __init__(
-        self,
-        rows: int,
-        batch_size: int,
-        shuffle: bool,
-        seed: int = 1337,
-        whole_only: bool = False,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.rows, self.batch_size, self.shuffle, self.seed = rows, batch_size, shuffle, seed
-        if whole_only and rows > batch_size * world:
-            self.used = rows - rows % (batch_size * world)
-        else:
-            self.used = rows
-        self.rank, self.world = rank, world
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Go to an epoch, and in it to micro-batch `first_batch`."""
-        self.epoch, self.first_batch = epoch, first_batch
-
-    def __len__(self) -> int:
-        return -(-self.used // (self.batch_size * self.world))
-
-    def order(self) -> np.ndarray:
-        """The rows in this epoch's order, (rows,) int64."""
-        if self.shuffle:
-            return np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.rows)
-        return np.arange(self.rows)
-
-    def batch(self, order: np.ndarray, number: int) -> list[int]:
-        """Rows of micro-batch `number` that this process takes; empty where a last batch has fewer than processes."""
-        step = self.batch_size * self.world
-        start = number * step
-        return order[start : min(start + step, self.used)][self.rank :: self.world].tolist()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = self.order()
-        for number in range(self.first_batch, len(self)):
-            yield self.batch(order, number)
-
-
-def batch_loader(rows: Dataset, batches: EpochBatches, num_workers: int = 0, pin_memory: bool = False) -> DataLoader:
-    """Batches (X, Y, loss_mask), each (B, T) int64, in the order of `batches`; (0, T) where there is no row to take.
-
-    Draws nothing from torch's random numbers, so that a resumed run meets those that an undisturbed one would.
-    """
-    return DataLoader(
-        rows,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        collate_fn=partial(stacked, width=rows[0][0].shape[0]),
-        worker_init_fn=leave_signals_to_the_run,
-        generator=torch.Generator(),
-    )
-
-
-def stacked(rows: list[tuple[torch.Tensor, ...]], width: int) -> tuple[torch.Tensor, ...]:
-    """Rows of three (T,) tensors as three (B, T) ones; `width` is T, for a batch of no rows."""
-    if not rows:
-        return tuple(torch.zeros(0, width, dtype=torch.int64) for _ in range(3))
-    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
-
-
-def leave_signals_to_the_run(worker: int) -> None:
-    """A Ctrl-C reaches loading processes too; they go on serving, so that the run can end as it wants to."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    def _neighbourhood(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where its segments end, in this epoch's order: in the corpus, and in this epoch's text. Both int64."""
+        if self._last and self._last[0] == number:
+            return self._last[1]
+        first = max(0, number * NEIGHBOURS - self.shift)
+        after = min(self.parts.segments, (number + 1) * NEIGHBOURS - self.shift)
+        runs = self.parts.run_of(SEGMENTS, np.array([first, after - 1])).tolist()
+        bounds = []
+        for run in range(runs[0], runs[1] + 1):
+            before, following = self.parts.before[run : run + 2, SEGMENTS].tolist()
+            here = int(self.parts.first[run, SEGMENTS]) - before
+            bounds.append(self.corpus.segments[max(first, before) + here : min(after, following) + here + 1])
+        starts, stops = (np.concatenate([part[side] for part in bounds]) for side in (slice(-1), slice(1, None)))
+        begin = int(self.parts.before[runs[0], TOKENS] + starts[0] - self.parts.first[runs[0], TOKENS])
+        order = Permutation(len(starts), self.seed, self.epoch, number)(np.arange(len(starts)))
+        found = stops[order], begin + np.cumsum((stops - starts)[order])
+        self._last = number, found
+        return found

@@ -49,9 +49,8 @@ def check_numbers(run: Any, step: int, row: dict[str, Any]) -> bool:
 
 def rows_of_update(run: Any, step: int) -> str:
     """The corpus rows in this process's micro-batches of the update that ends with micro-step `step`, in words."""
-    order = run.batches.order()
     first = step - step % run.accumulation_steps
-    items = [item for number in range(first, step + 1) for item in run.batches.batch(order, number)]
+    items = [item for number in range(first, step + 1) for item in run.batches.batch(number)]
     rows = sorted({row for item in items for row in run.plan.train_set.corpus_rows(item)})
     named = ", ".join(map(str, rows[:40])) + (f" and {len(rows) - 40} more" if len(rows) > 40 else "")
     return f"rows {named} of {shown(run.plan.corpus.path)}"

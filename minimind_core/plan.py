@@ -12,22 +12,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from .batches import EpochBatches
 from .checkpoint import weights_path
 from .config import PROFILES, RECIPES, ModelConfig, Recipe, TrainConfig, profile_for
 from .corpus import default_corpus, existing_file
-from .dataset import EpochBatches, PackedDataset, PretrainDataset
-from .encoding import ADDED_BOS, ADDED_EOS, EncodedCorpus, encode_corpus
+from .corpus_tokenizer import tokenizer_for
+from .dataset import PackedDataset, PretrainDataset
 from .encoding import FORMAT as ENCODING_FORMAT
+from .encoding import EncodedCorpus, encode_corpus
 from .errors import ConfigError
 from .model import weight_shapes
 from .paths import SAMPLE, SAMPLE_VALID, out_dir, shown
 from .precision import describe_device, pick_dtype, run_device
 from .storage import loading_processes
-from .tokenizer import load_tokenizer, tokenizer_for
+from .tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,7 @@ class RunPlan:
         """Tokens that an epoch is trained on, padding not counted."""
         if isinstance(self.train_set, PackedDataset):
             return self.rows_per_epoch * self.train_set.block_length
-        lengths = np.diff(self.corpus.offsets)[self.train_set.rows]
-        if self.train_set.as_minimind:  # two markers are added, whatever a row has
-            added = self.corpus.added[self.train_set.rows]
-            lengths = lengths + 2 - (added & ADDED_BOS) // ADDED_BOS - (added & ADDED_EOS) // ADDED_EOS
-        return int(lengths.clip(max=self.model.max_seq_len).sum() - len(lengths))
+        return self.train_set.tokens()
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the run that it goes on."""

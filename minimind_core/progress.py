@@ -17,20 +17,37 @@ def tell(text: str) -> None:
 
 
 class Progress:
-    """tqdm over `total` micro-steps from `done` on; `shown=False` draws nothing."""
+    """tqdm over `total` micro-steps from `done` on, written to stderr; `shown=False` draws nothing.
 
-    def __init__(self, total: int, done: int, shown: bool) -> None:
+    Other work counts in another `unit` (for "B", bytes, as MB and MB/s) and says `what` it is; it is drawn when it
+    has taken `after` seconds.
+    """
+
+    def __init__(
+        self, total: int, done: int, shown: bool, unit: str = "step", what: str | None = None, after: float = 0
+    ) -> None:
         self.bar = None
         if shown:
-            self._survive(lambda: self._open(total, done))
+            self._survive(lambda: self._open(total, done, unit, what, after))
 
-    def _open(self, total: int, done: int) -> None:
-        self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, leave=False)
+    def _open(self, total: int, done: int, unit: str, what: str | None, after: float) -> None:
+        large = unit == "B"  # as MB, and seldom: a log file keeps every drawing
+        self.bar = tqdm(
+            total=total,
+            initial=done,
+            desc=what,
+            unit=unit,
+            unit_scale=large,
+            mininterval=1 if large else 0.1,
+            delay=after,
+            dynamic_ncols=True,
+            leave=False,
+        )
 
-    def step(self) -> None:
-        """One more micro-step is done."""
+    def step(self, steps: int = 1) -> None:
+        """One more micro-step is done, or `steps` of the unit."""
         if self.bar is not None:
-            self._survive(lambda: self.bar.update(1))
+            self._survive(lambda: self.bar.update(steps))
 
     def close(self) -> None:
         if self.bar is not None:

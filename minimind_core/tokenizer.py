@@ -1,7 +1,8 @@
 """Byte-level BPE with the Hugging Face `tokenizers` library: train, load, save, and show pieces as a person reads them.
 
 Ids 0, 1, 2 are `<unk>`, `<s>`, `</s>`; padding uses id 0. Any text can be encoded: what has no token of its own falls
-apart into bytes, never into `<unk>`. Taught in notebook 02. Left out: chat templates, which pretraining does not use.
+apart into bytes, never into `<unk>`. Taught in notebook 02. Left out: which text a corpus's own is
+trained on (corpus_tokenizer.py), and chat templates, which pretraining does not use.
 """
 
 from __future__ import annotations
@@ -10,21 +11,18 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from .corpus import existing_file, iter_texts
-from .errors import CorpusError, TokenizerError
-from .paths import out_dir, reading, shown, writing
+from .errors import TokenizerError
+from .paths import reading, shown, writing
 
 UNK_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 0
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
-FORMAT = 2  # changes when the way of training does, so that an older tokenizer is not taken for a new one
+FORMAT = 3  # changes when the way of training does, so that an older tokenizer is not taken for a new one
 _MARKER = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 LARGEST_FILE = 128 << 20  # bytes; a tokenizer of a million tokens is smaller
-TRAINING_SAMPLE_CHARACTERS = 40_000_000  # enough for 6,400 tokens; bounds memory on a 1.6 GB corpus
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400) -> Tokenizer:
@@ -153,37 +151,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> Path:
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """A sha256 that two tokenizers share exactly when they give the same ids for every text."""
     return hashlib.sha256(tokenizer.to_str().encode("utf-8")).hexdigest()
-
-
-def tokenizer_for(corpus: str | Path, vocab_size: int) -> tuple[Tokenizer, str]:
-    """The tokenizer of a corpus, trained on its beginning once and kept in out/, and a word on where it is from.
-
-    It is kept under the corpus's name, size and beginning, so one that was trained on the sample is never picked up
-    for another file.
-    """
-    folder = out_dir() / "tokenizers" / f"{Path(corpus).stem[:60]}-{_beginning_hash(corpus)}-{vocab_size}-v{FORMAT}"
-    if (folder / "tokenizer.json").is_file():
-        with suppress(TokenizerError):  # it is ours: a damaged one is made again
-            return load_tokenizer(folder), f"trained on {shown(corpus)} earlier, kept in {shown(folder)}"
-    tokenizer = train_tokenizer(bounded(iter_texts(corpus), TRAINING_SAMPLE_CHARACTERS), vocab_size)
-    save_tokenizer(tokenizer, folder)
-    return tokenizer, f"trained on {shown(corpus)} now, kept in {shown(folder)}"
-
-
-def bounded(texts: Iterable[str], characters: int) -> Iterable[str]:
-    """The texts from the first on, until they hold `characters` characters."""
-    for text in texts:
-        yield text
-        characters -= len(text)
-        if characters <= 0:
-            return
-
-
-def _beginning_hash(corpus: str | Path) -> str:
-    corpus = existing_file(corpus)
-    with reading(corpus, CorpusError), open(corpus, "rb") as file:
-        head = file.read(1 << 20)
-        return hashlib.sha256(head + str(corpus.stat().st_size).encode()).hexdigest()[:12]
 
 
 def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:

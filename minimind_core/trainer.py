@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from . import reporting, run_state
+from .batches import EpochBatches, batch_loader
 from .clock import Clock
 from .compiling import compiled
-from .dataset import EpochBatches, batch_loader
 from .distributed import World
 from .errors import TrainingError
 from .evaluation import HeldOut

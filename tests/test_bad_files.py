@@ -609,7 +609,8 @@ def test_a_folder_in_place_of_metrics_is_named(tmp_path):
 
 # --- the cache of encoded corpora -------------------------------------------------------------------------------------
 
-PARTS = ["tokens.bin", "offsets.npy", "segments.npy", "added.npy", "text_hash.npy", "meta.json"]
+ARRAYS = ("tokens", "offsets", "segments", "added", "text_hash", "train", "held_out")
+PARTS = [*(f"{name}.bin" for name in ARRAYS), "meta.json"]
 
 
 def a_folder_for(file: Path) -> None:
@@ -648,7 +649,7 @@ def encoded(tmp_path, tiny_tokenizer, monkeypatch):
     """A corpus that was encoded, its cache's folder, and a list that grows whenever it is encoded again."""
     path = write_rows(tmp_path / "rows.jsonl", tiny_texts(6))
     clean = encode_corpus(path, tiny_tokenizer, tmp_path / "cache")
-    arrays = {name: np.array(getattr(clean, name)) for name in ("tokens", "offsets", "segments", "added", "text_hash")}
+    arrays = {name: np.array(getattr(clean, name)) for name in ARRAYS}
     again, really = [], encoding._encode
     monkeypatch.setattr(encoding, "_encode", lambda *arguments: (again.append(1), really(*arguments)))
 
@@ -698,7 +699,8 @@ def test_a_copied_cache_is_used_though_its_time_stamps_differ(encoded):
 
 def test_a_good_cache_is_not_read_whole_to_be_judged(encoded, monkeypatch):
     _, _, same, again = encoded
-    monkeypatch.setattr(encoding, "file_sha256", lambda path: pytest.fail(f"{path} was read whole"))
+    for name in ("encoding", "cache_files"):
+        monkeypatch.setattr(f"minimind_core.{name}.file_sha256", lambda path: pytest.fail(f"{path} was read whole"))
     assert same() and again == []
 
 

@@ -366,8 +366,8 @@ def test_a_disk_that_refuses_ends_a_run_in_one_line_and_leaves_nothing_half_writ
     where, attribute = {
         "the tokenizer": ("pathlib.Path", "write_text"),
         "the tokenizer's folder": ("pathlib.Path", "mkdir"),
-        "the tokens": ("minimind_core.encoding", "open"),
-        "the index": ("numpy", "save"),
+        "the tokens": ("minimind_core.cache_files", "open"),
+        "the index": ("minimind_core.encoder", "write_splits"),
         "the last rename": ("os", "replace"),
     }[what]
     monkeypatch.setattr(f"{where}.{attribute}", refusing(getattr(errno, name)), raising=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from minimind_core import (
+    SAMPLE,
     ConfigError,
     CorpusError,
     EncodedCorpus,
@@ -30,7 +33,9 @@ from minimind_core import (
     load_tokenizer,
     train_tokenizer,
 )
-from minimind_core.dataset import rows_of
+from minimind_core import dataset as dataset_module
+from minimind_core.batches import batch_loader
+from minimind_core.splits import Rows, held_out_limit
 
 
 @pytest.fixture(scope="session")
@@ -169,32 +174,33 @@ def test_an_unknown_split_is_refused(corpus, bytewise):
 # --- held-out rows ------------------------------------------------------------------------------------------------
 
 
-def with_hashes(hashes: np.ndarray) -> EncodedCorpus:
-    offsets = np.arange(len(hashes) + 1)
-    given = {"path": Path("c.jsonl"), "offsets": offsets, "text_hash": hashes.astype(np.uint32), "editions": {}}
-    rest = {field.name: None for field in dataclasses.fields(EncodedCorpus)}
-    return EncodedCorpus(**(rest | given))
+def held_out(hashes: np.ndarray) -> np.ndarray:
+    return hashes < held_out_limit(hashes.astype(np.uint32))
 
 
 def test_one_row_in_a_thousand_is_held_out_by_its_text_alone():
     hashes = np.random.default_rng(0).integers(2**32, size=200_000)
-    chosen = with_hashes(hashes).held_out()
+    chosen = held_out(hashes)
     assert 150 < chosen.sum() < 250
-    assert np.array_equal(with_hashes(hashes[:50_000]).held_out(), chosen[:50_000])
-    assert np.array_equal(with_hashes(hashes[::-1]).held_out(), chosen[::-1])
+    assert np.array_equal(held_out(hashes[:50_000]), chosen[:50_000])
+    assert np.array_equal(held_out(hashes[::-1]), chosen[::-1])
 
 
 @pytest.mark.parametrize(("rows", "least"), [(10, 1), (26, 2), (80, 8), (500, 8)])
 def test_a_small_corpus_still_holds_some_rows_out(rows, least):
-    chosen = with_hashes(np.random.default_rng(1).integers(2**32, size=rows)).held_out()
+    chosen = held_out(np.random.default_rng(1).integers(2**32, size=rows))
     assert least <= chosen.sum() <= least + 3
+
+
+def rows_of(corpus: EncodedCorpus, split: str) -> list[int]:
+    return list(Rows(corpus.split(split)))
 
 
 def test_training_and_held_out_rows_share_nothing_and_leave_nothing(corpus, tiny_tokenizer):
     path = corpus(tiny_texts(40))
     encoded = encode_corpus(path, tiny_tokenizer)
-    train, held_out = rows_of(encoded, "train").tolist(), rows_of(encoded, "held_out").tolist()
-    assert held_out and sorted(train + held_out) == rows_of(encoded, "all").tolist() == list(range(40))
+    train, held_out = rows_of(encoded, "train"), rows_of(encoded, "held_out")
+    assert held_out and sorted(train + held_out) == rows_of(encoded, "all") == list(range(40))
 
 
 def test_a_corpus_too_small_to_hold_rows_out_says_so(corpus, tiny_tokenizer):
@@ -282,6 +288,70 @@ def test_the_order_of_segments_depends_on_seed_and_epoch_alone(corpus, tiny_toke
     assert len(orders) == 6
 
 
+@pytest.mark.parametrize("split", ["all", "train", "held_out"])
+@pytest.mark.parametrize("neighbours", [1, 7, 50])
+def test_segments_of_a_large_corpus_move_within_their_neighbourhood(
+    corpus, tiny_tokenizer, monkeypatch, split, neighbours
+):
+    monkeypatch.setattr(dataset_module, "NEIGHBOURS", neighbours)
+    path = corpus(tiny_texts(120))
+    first = segments_in(token_by_token(path, tiny_tokenizer, split))
+    orders, borders = set(), set()
+    for epoch in (1, 2, 3):
+        stream = token_by_token(path, tiny_tokenizer, split, epoch=epoch)
+        segments = segments_in(stream)
+        assert sorted(segments) == sorted(first)
+        orders.add(tuple(segments))
+        dataset = PackedDataset(path, tiny_tokenizer, 31, split)
+        dataset.set_epoch(epoch)
+        borders.add(dataset.shift)
+        assert torch.cat([dataset[i][0] for i in range(len(dataset))]).tolist() == stream[: len(dataset) * 31]
+        start = 0
+        while start < len(first):
+            end = min(len(first), start + neighbours - (dataset.shift if start == 0 else 0))
+            assert sorted(segments[start:end]) == sorted(first[start:end])
+            start = end
+    assert (len(orders), len(borders)) == ((1, 1) if neighbours == 1 else (3, 3) if len(first) > neighbours else (3, 1))
+
+
+@pytest.mark.parametrize("neighbours", [7, 2048])
+def test_a_batch_of_blocks_or_rows_is_its_items_side_by_side(corpus, tiny_tokenizer, monkeypatch, neighbours):
+    monkeypatch.setattr(dataset_module, "NEIGHBOURS", neighbours)
+    path = corpus(tiny_texts(60))
+    packed = PackedDataset(path, tiny_tokenizer, 31, "train")
+    for rows in (packed, *(PretrainDataset(path, tiny_tokenizer, 24, way, "train") for way in (True, False))):
+        packed.set_epoch(2)
+        items = [5, 0, len(rows) - 1, 5]
+        batch = rows.batch(items)
+        assert [tuple(part.shape) for part in batch] == [(4, len(rows[0][0]))] * 3
+        for part, wanted in zip(batch, zip(*map(rows.__getitem__, items), strict=True), strict=True):
+            assert part.dtype == torch.int64 and torch.equal(part, torch.stack(wanted))
+        assert torch.equal(next(iter(batch_loader(rows, EpochBatches(len(rows), 4, True))))[0], rows.batch(
+            EpochBatches(len(rows), 4, True).batch(0)
+        )[0])  # fmt: skip
+
+
+def test_a_blocks_rows_of_the_corpus_are_those_that_its_tokens_stand_in(corpus, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(dataset_module, "NEIGHBOURS", 7)
+    texts = [f"<s>{n}</s> <s>第{n}段</s>" for n in range(60)]
+    dataset = PackedDataset(corpus(texts), tiny_tokenizer, 20, "train")
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        for index in range(len(dataset)):
+            text = tiny_tokenizer.decode(dataset[index][0].tolist(), skip_special_tokens=False)
+            whole = {int(n) for n in re.findall(r"<s>第?(\d+)段?</s>", text)}
+            assert {n + 1 for n in whole} <= set(dataset.corpus_rows(index))
+            assert len(dataset.corpus_rows(index)) <= text.count("<s>") + 2
+
+
+def test_packed_blocks_of_the_sample_fill_every_position_and_leave_out_less_than_a_block(tmp_path, tiny_tokenizer):
+    encoded = encode_corpus(SAMPLE, tiny_tokenizer, tmp_path / "cache")
+    packed, padded = PackedDataset(encoded, tiny_tokenizer, 511), PretrainDataset(encoded, tiny_tokenizer, 2048)
+    filled = [float(torch.cat([rows[i][2] for i in range(len(rows))]).float().mean()) for rows in (packed, padded)]
+    assert filled[0] == 1.0 >= 0.97 > filled[1] > 0.5
+    assert 0 <= len(encoded.tokens) - len(packed) * 511 < 511
+
+
 def test_a_corpus_shorter_than_a_block_makes_one_block_of_its_own_text(corpus, bytewise):
     dataset = PackedDataset(corpus(["<s>ab</s>"]), bytewise, 6)
     assert len(dataset) == 1 and dataset[0][0].tolist() == spelled(bytewise, "<ab><a")
@@ -327,6 +397,26 @@ def test_a_last_batch_with_fewer_rows_can_be_left_out_but_never_the_only_one(row
     assert len(seen) == len(set(seen)) == used and len(batches) == -(-used // 3)
     batches.set_epoch(0, 1)
     assert [row for batch in batches for row in batch] == seen[3:]
+
+
+def ids_and_order(path: str, tokenizer: str) -> str:
+    """A sum over all blocks of a later epoch, and over some batches of a large shuffled one."""
+    rows = PackedDataset(path, load_tokenizer(tokenizer), 16, seed=3)
+    rows.set_epoch(2)
+    order = EpochBatches(9000, 7, True, seed=3)
+    order.set_epoch(2)
+    found = [rows[i][0].tolist() for i in range(len(rows))], [order.batch(i) for i in range(99)]
+    return hashlib.sha256(str(found).encode()).hexdigest()
+
+
+def test_an_order_is_the_same_in_every_process(corpus, tiny_tokenizer, tmp_path):
+    path = corpus(tiny_texts(60))
+    tiny_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    code = "import sys; from test_dataset import ids_and_order; print(ids_and_order(*sys.argv[1:]))"
+    environment = os.environ | {"PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", code, str(path), str(tmp_path)]
+    done = subprocess.run(command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.stdout.strip() == ids_and_order(str(path), str(tmp_path)), done.stderr
 
 
 def test_the_order_depends_on_seed_and_epoch():
@@ -434,7 +524,7 @@ def test_a_half_written_cache_is_made_again(tmp_path, corpus, tiny_tokenizer, en
 
 def test_a_corpus_that_grows_while_it_is_read_is_refused(tmp_path, corpus, tiny_tokenizer, monkeypatch):
     path = corpus(tiny_texts(6))
-    really = encoding._encode_into
+    really = encoding.encode_into
 
     def while_it_downloads(*arguments):
         found = really(*arguments)
@@ -442,7 +532,7 @@ def test_a_corpus_that_grows_while_it_is_read_is_refused(tmp_path, corpus, tiny_
             file.write(b'{"text": "more"}\n')
         return found
 
-    monkeypatch.setattr(encoding, "_encode_into", while_it_downloads)
+    monkeypatch.setattr(encoding, "encode_into", while_it_downloads)
     with pytest.raises(CorpusError, match="changed while it was being encoded"):
         encode_corpus(path, tiny_tokenizer, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -13,7 +13,7 @@ import torch
 from conftest import PROJECT, Bench
 
 from minimind_core import ConfigError, MoEFeedForward, Trainer, TrainingError, precision
-from minimind_core.dataset import EpochBatches, batch_loader, stacked
+from minimind_core.batches import EpochBatches, batch_loader, stacked
 from minimind_core.distributed import World
 from minimind_core.precision import run_device
 

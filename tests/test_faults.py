@@ -40,9 +40,9 @@ from minimind_core import (
     train_pretrain,
 )
 from minimind_core import run_lock as run_locking
+from minimind_core.batches import leave_signals_to_the_run
 from minimind_core.checkpoint import read_facts
 from minimind_core.clock import SaveClock
-from minimind_core.dataset import leave_signals_to_the_run
 from minimind_core.errors import CheckpointError, StorageError
 from minimind_core.faults import MAX_SKIPS, in_words
 from minimind_core.files import sweep, write_torch

@@ -28,9 +28,9 @@ NOTEBOOKS = [
 ]
 # From bottom to top: a module may import what stands in its own line or above it.
 ORDER = [
-    "errors paths files storage lessons distributed clock progress config",
+    "errors paths files cache_files storage lessons distributed clock progress config shuffle splits",
     "broken_lines corpus tokenizer",
-    "encoding dataset prefetch",
+    "encoder encoding dataset batches prefetch corpus_tokenizer",
     "blockwise layers",
     "moe",
     "model",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 from conftest import tiny_texts, write_rows
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from minimind_core import (
     TextStream,
     TokenizerError,
+    corpus_tokenizer,
     iter_texts,
     load_tokenizer,
     pieces,
@@ -21,8 +23,10 @@ from minimind_core import (
     tokenizer_for,
     train_tokenizer,
 )
+from minimind_core.corpus import texts_at
+from minimind_core.corpus_tokenizer import training_texts
 from minimind_core.paths import SAMPLE, out_dir
-from minimind_core.tokenizer import _BYTE_OF, bounded, token_byte_lengths, token_bytes, tokenizer_hash
+from minimind_core.tokenizer import _BYTE_OF, token_byte_lengths, token_bytes, tokenizer_hash
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -72,12 +76,6 @@ def test_a_vocabulary_that_cannot_be_is_refused(vocab_size):
 def test_a_single_string_in_place_of_texts_is_refused():
     with pytest.raises(TokenizerError, match="list"):
         train_tokenizer("一段话", 300)
-
-
-def test_training_text_is_bounded_by_its_characters():
-    assert list(bounded(["一二", "三四", "五六", "七"], 3)) == ["一二", "三四"]
-    assert list(bounded(["一二三四"], 3)) == ["一二三四"]
-    assert list(bounded(["一", "二"], 10)) == ["一", "二"]
 
 
 # --- there and back -----------------------------------------------------------------------------------------------
@@ -207,6 +205,68 @@ def test_a_tokenizer_is_never_picked_up_for_another_corpus_of_the_same_name(tmp_
     for texts in (tiny_texts(31), tiny_texts(30, start=1)):
         _, where = tokenizer_for(write_rows(tmp_path / "b" / "rows.jsonl", texts), 300)
         assert "now" in where
+
+
+# --- the text that a corpus's tokenizer is trained on ---------------------------------------------------------------
+
+
+@pytest.fixture
+def bounds(monkeypatch):
+    """`bounds(size, places)` makes a corpus of more bytes count as large, to be looked at in that many places."""
+
+    def make(size: int, places: int = 10, long: int = 1 << 40) -> None:
+        for name, value in (("SAMPLE_BYTES", size), ("SAMPLE_PLACES", places), ("LONG_BYTES", long)):
+            monkeypatch.setattr(corpus_tokenizer, name, value)
+
+    return make
+
+
+def test_a_corpus_below_the_bound_is_taken_whole(tmp_path, bounds):
+    path = write_rows(tmp_path / "rows.jsonl", tiny_texts(300))
+    bounds(path.stat().st_size)
+    assert list(training_texts(path)) == tiny_texts(300)
+
+
+def test_of_a_larger_corpus_rows_are_taken_evenly_spread_and_always_the_same(tmp_path, bounds):
+    path = write_rows(tmp_path / "rows.jsonl", (f"<s>第{n}段</s>" for n in range(3000)))
+    size = path.stat().st_size
+    bounds(size // 10)
+    numbers = [int(re.findall(r"\d+", text)[0]) for text in training_texts(path)]
+    assert numbers == [int(re.findall(r"\d+", text)[0]) for text in training_texts(path)]
+    assert numbers == sorted(set(numbers)) and 290 <= len(numbers) <= 320
+    per_tenth = [sum(300 * tenth <= number < 300 * tenth + 300 for number in numbers) for tenth in range(10)]
+    assert min(per_tenth) >= 25 and max(per_tenth) <= 40, per_tenth
+
+
+@given(cuts=st.lists(st.integers(0, 2000), max_size=8), mark=st.booleans())
+def test_texts_of_ranges_side_by_side_are_those_of_the_file(tmp_path, cuts, mark):
+    path = write_rows(tmp_path / "rows.jsonl", tiny_texts(12))
+    if mark:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    cuts = sorted({0, *(cut for cut in cuts if cut < path.stat().st_size), path.stat().st_size})
+    found = [text for start, end in pairwise(cuts) for text in texts_at(path, start, end - start)]
+    assert found == tiny_texts(12)
+
+
+def test_broken_lines_of_a_large_corpus_are_left_for_encoding_to_find(tmp_path, bounds):
+    path = write_rows(tmp_path / "rows.jsonl", tiny_texts(300))
+    path.write_bytes(path.read_bytes().replace(b'{"text"', b'\n\xff{"text', 20))
+    bounds(path.stat().st_size // 2)
+    found = list(training_texts(path))
+    assert 100 < len(found) < 200 and set(found) <= set(tiny_texts(300)[20:])
+
+
+def test_long_training_is_announced_and_its_cost_is_told(tmp_path, monkeypatch, capsys, bounds):
+    monkeypatch.setenv("MINIMIND_OUT", str(tmp_path / "out"))
+    path = write_rows(tmp_path / "rows.jsonl", tiny_texts(300))
+    bounds(20_000, long=10_000)
+    _, where = tokenizer_for(path, 300)
+    assert re.search(r"trained on .*rows\.jsonl \(0 of 0 MB, evenly spread\) now in [\d.]+ s with [\d,]+ MB", where), (
+        where
+    )
+    assert capsys.readouterr().out.startswith("Training a tokenizer of 300 tokens on ")
+    tokenizer_for(path, 300)
+    assert capsys.readouterr().out == ""
 
 
 # --- text as it comes ---------------------------------------------------------------------------------------------
