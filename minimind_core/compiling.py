@@ -31,7 +31,7 @@ def compiled(
     """`model` compiled for batches of the plan's shape, or `model` itself where that is not wanted or fails.
 
     Shapes are static: each batch has the same, but for a last one in the seed recipe. The first step is taken here, on
-    ids that are thrown away, so that a missing compiler is met before anything is at stake; gradients, weights and
+    the corpus's first rows, so that a missing compiler is met before anything is at stake; gradients, weights and
     random numbers stay as they were.
     """
     if not wants_compiling(plan):
@@ -53,12 +53,12 @@ def compiled(
 
 
 def _first_step(quicker: Callable, plan: RunPlan) -> None:
-    """A forward and a backward on a batch of the run's shape."""
+    """A forward and a backward on a batch as the run's are."""
     device = plan.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        shape = (plan.train.batch_size, plan.model.max_seq_len - 1)
-        ids = torch.zeros(shape, dtype=torch.int64, device=device)
+        rows = range(min(plan.train.batch_size, len(plan.train_set)))
+        X, Y, loss_mask = (part.to(device) for part in plan.train_set.batch(rows))  # laid out in memory as all will be
         with autocast_context(device, plan.dtype):
-            output = quicker(ids)
-            loss = masked_cross_entropy(output.logits, ids, torch.ones_like(ids)) + output.aux_loss
+            output = quicker(X)
+            loss = masked_cross_entropy(output.logits, Y, loss_mask) + output.aux_loss
         loss.backward()

@@ -8,12 +8,13 @@ beam search and chat, which a pretrained model does not need.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from .decoding import Decoder
 from .errors import ConfigError, InputError
 from .model import MiniMindLM, check_ids
 from .tokenizer import BOS_ID, EOS_ID, PAD_ID, TextStream
@@ -132,19 +133,14 @@ def _steps(
     if repetition_penalty != 1:
         seen = torch.zeros(len(ids), model.config.vocab_size, dtype=torch.bool, device=device).scatter(1, ids, True)
     ended = torch.zeros(len(ids), dtype=torch.bool, device=device)
-    cache = None
+    score = _scorer(model)
     was_training = model.training
     model.eval()
     try:
         for _ in range(max_new_tokens):
             with torch.no_grad():
-                output = model(ids, past_key_values=cache, use_cache=True)
-                cache = output.past_key_values
-                scores = next_token_logits(output.logits[:, -1], seen, temperature, top_p, top_k, repetition_penalty)
-                if temperature == 0:
-                    chosen = scores.argmax(dim=-1)
-                else:
-                    chosen = torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)[:, 0]
+                scores = next_token_logits(score(ids), seen, temperature, top_p, top_k, repetition_penalty)
+                chosen = scores.argmax(dim=-1) if temperature == 0 else draw(scores, generator)
                 chosen = chosen.masked_fill(ended, PAD_ID)
                 if seen is not None:
                     seen.scatter_(1, chosen[:, None], True)
@@ -156,6 +152,33 @@ def _steps(
                 return
     finally:
         model.train(was_training)
+
+
+def _scorer(model: MiniMindLM) -> Callable[[Tensor], Tensor]:
+    """A function that is given a prompt (B, T), then each new token (B, 1), and gives the next one's scores (B, V)."""
+    state: dict = {}
+
+    def score(ids: Tensor) -> Tensor:
+        if "decoder" in state:
+            return state["decoder"].step(ids[:, 0])
+        output = model(ids, past_key_values=state.get("cache"), use_cache=True)
+        if isinstance(model, MiniMindLM) and ids.device.type in ("cpu", "cuda"):  # elsewhere are no complex numbers
+            state["decoder"] = Decoder(model, output.past_key_values)
+        state["cache"] = output.past_key_values
+        return output.logits[:, -1]
+
+    return score
+
+
+def draw(scores: Tensor, generator: torch.Generator) -> Tensor:
+    """A token of each row, with the probabilities softmax(scores); (B, V) → (B,) int64. Scores of -inf are not drawn.
+
+    One random number per row says how far to walk along the summed probabilities. In float64: its product with the
+    whole sum is then always less than that.
+    """
+    walked = scores.softmax(dim=-1).cumsum(dim=-1).to(torch.float64 if scores.device.type != "mps" else torch.float32)
+    far = torch.rand(len(scores), 1, generator=generator, dtype=walked.dtype, device=scores.device) * walked[:, -1:]
+    return torch.searchsorted(walked, far, right=True)[:, 0].clamp(max=scores.shape[-1] - 1)
 
 
 def _check_settings(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed) -> None:

@@ -34,9 +34,9 @@ ORDER = [
     "blockwise layers",
     "moe",
     "model",
-    "schedule optim precision training checkpoint tracking wandb_server wandb_mirror generation evaluation cli plan "
-    "run_lock run_state run_files interrupts faults fitting compiling saver reporting trainer runs quick "
-    "preflight download",
+    "schedule optim precision training checkpoint tracking wandb_server wandb_mirror decoding",
+    "generation evaluation cli plan run_lock run_state run_files interrupts faults fitting compiling saver reporting",
+    "trainer runs quick preflight download",
     "train_pretrain eval_model checks",
     "plots",
     "widgets",
