@@ -319,7 +319,7 @@ def main() -> int:
     parser.add_argument("--gigabytes", type=float, default=1.6)
     parser.add_argument("--source", type=Path, default=PROJECT / "dataset" / "sample.jsonl")
     parser.add_argument("--folder", type=Path, help="where corpus and cache are kept; default: removed at the end")
-    parser.add_argument("--json", type=Path, default=PROJECT / "out" / "benchmarks" / "encoding.json")
+    parser.add_argument("--json", type=Path, default=PROJECT / "benchmarks" / "results" / "encoding.json")
     parser.add_argument("--step", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--one-core", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
