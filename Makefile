@@ -6,7 +6,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup course notebooks lab test kills lint clean
+.PHONY: help setup course notebooks lab test kills bench lint clean
 
 # The one thing that a too old Python has to understand. Missing interpreters end here as well.
 CHECK = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
@@ -19,6 +19,7 @@ help:
 	@echo "make lab        set up, open JupyterLab at notebooks/"
 	@echo "make test       set up, run the whole test suite"
 	@echo "make kills      kill training runs at many moments, resume them, compare bit by bit (20 minutes)"
+	@echo "make bench      measure speed and memory against MiniMind's way of doing it (three quarters of an hour)"
 	@echo "make notebooks  run the notebooks and keep their fresh outputs in the files"
 	@echo "make lint       check style and formatting of code and notebooks"
 	@echo "make setup      set up, nothing more"
@@ -46,6 +47,9 @@ test:
 
 kills:
 	$(RUN) tests/kills.py $(ARGS)
+
+bench:
+	$(RUN) benchmarks/bench.py $(ARGS)
 
 lint:
 	$(RUN) -m ruff check . $(ARGS)
