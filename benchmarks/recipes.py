@@ -1,0 +1,255 @@
+"""How much sooner the fast recipe learns: held-out loss at equal tokens, from the seed recipe one change at a time.
+
+    python benchmarks/recipes.py --train FILE --valid FILE [--seeds 3] [--tokens N] [--json FILE] [--plot FILE]
+
+Every run is a real one, in float32 on a CPU and at a small width. The seed recipe gets the best of several peak rates
+before it is compared, and every line of the ladder that rate's tokens, padding not counted. Finished runs are kept in
+the JSON file: the command can be stopped and given again. `--sight` measures instead what it costs that the segments
+of a packed row see each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+import torch.nn.functional as F
+
+from minimind_core import RECIPES, Recipe, Trainer, layers, plan_run
+from minimind_core.tokenizer import BOS_ID
+
+SEED, FAST = RECIPES["seed"], RECIPES["fast"]
+RATES = (3e-3, 6e-3, 1.2e-2)  # peak rates that the seed recipe chooses from
+MINIMIND_RATE = 5e-4
+PARTS = (2, 3)  # the fast recipe also runs for 1/2 and 1/3 of the tokens, with its schedule fitted to them
+FITTED = "fast, fitted to fewer tokens"
+
+# Each line takes these fields of the fast recipe over from one line to the next.
+LADDER = {
+    "seed": (),
+    "+ packed, shuffled rows": ("rows", "shuffle"),
+    "+ warm-up, linear decay": ("warmup", "schedule"),
+    "+ Muon": ("optimizer", "beta2", "weight_decay"),
+    "+ higher rate = fast": ("lr_scale",),
+}
+
+
+def ladder() -> dict[str, Recipe]:
+    """The recipes from seed to fast, by the name of what each of them adds."""
+    found, recipe = {}, SEED
+    for name, changed in LADDER.items():
+        recipe = replace(recipe, **{field: getattr(FAST, field) for field in changed})
+        found[name] = recipe
+    left = {name for name, value in asdict(FAST).items() if value != asdict(recipe)[name]}
+    if left - {"cuda_dtype", "window_loss"}:  # these two change nothing on a CPU
+        raise SystemExit(f"The ladder does not arrive at the fast recipe: {', '.join(sorted(left))} is missing.")
+    return found
+
+
+class Runs:
+    """Runs that are made once and then read from a JSON file, each found by all that it depends on."""
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.asked, self.path = asked, Path(asked.json)
+        self.done = json.loads(self.path.read_text())["runs"] if self.path.is_file() else []
+
+    def curve(self, name: str, recipe: Recipe, rate: float, seed: int, tokens: int, sight: bool = True) -> list:
+        """Pairs (tokens, held-out loss) of one run, the last one at its end; `rate` is the peak rate."""
+        size = {key: getattr(self.asked, key) for key in ("dim", "layers", "vocab", "length", "rows")}
+        facts = {"rate": rate, "seed": seed, "tokens": tokens, "sight": sight, "size": size, "recipe": asdict(recipe)}
+        for run in self.done:
+            if all(run[key] == value for key, value in facts.items()):
+                return run["curve"]
+        curve, seconds = train(self.asked, recipe, rate, seed, tokens, sight)
+        self.done.append({"name": name, **facts, "curve": curve, "seconds": round(seconds, 1)})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps({"runs": self.done}, indent=1))
+        print(f"{name}: rate {rate:g}, seed {seed}: {curve[-1][1]:.4f} after {curve[-1][0]:,} tokens, {seconds:.0f} s")
+        return curve
+
+
+@contextmanager
+def in_place_of(name: str, recipe: Recipe) -> Iterator[None]:
+    """Let `recipe` be what the recipe called `name` does."""
+    kept, RECIPES[name] = RECIPES[name], recipe
+    try:
+        yield
+    finally:
+        RECIPES[name] = kept
+
+
+def train(asked: argparse.Namespace, recipe: Recipe, rate: float, seed: int, tokens: int, sight: bool) -> tuple:
+    """One run of `tokens` tokens, whose schedule is fitted to them: its curve and its seconds."""
+    torch.set_num_threads(1)
+    flags = {
+        "recipe": "fast", "data_path": asked.train, "valid_path": asked.valid, "device": "cpu", "dtype": "float32",
+        "dim": asked.dim, "n_layers": asked.layers, "n_heads": 4, "n_kv_heads": 2, "vocab_size": asked.vocab,
+        "max_seq_len": asked.length, "batch_size": asked.rows, "accumulation_steps": 1, "epochs": 100, "seed": seed,
+        "learning_rate": rate / recipe.lr_scale, "save_interval": 10**9,
+    }  # fmt: skip
+    curve = []
+    with in_place_of("fast", recipe), tempfile.TemporaryDirectory() as folder:
+        plan = plan_run(out_dir=folder, **flags)
+        steps = round(tokens / plan.tokens_per_epoch * plan.iter_per_epoch)
+        every = math.ceil(steps / asked.looks)
+        plan = plan_run(out_dir=folder, max_steps=steps, eval_interval=every, **flags)
+        trainer = Trainer(plan, say=lambda text: None, bar=False)
+        trainer.on_held_out = lambda row: curve.append([row["tokens"], round(row["held_out_loss"], 5)])
+        with nullcontext() if sight else own_segment_only(trainer.model):
+            result = trainer.fit()
+    return curve, result.seconds
+
+
+@contextmanager
+def own_segment_only(model: torch.nn.Module) -> Iterator[None]:
+    """In training let each token see its own segment alone, by a mask; judging goes on as it is."""
+    masks, usual = [], layers.causal_attention
+
+    def note(module, arguments) -> None:
+        segment = (arguments[0] == BOS_ID).cumsum(1)  # (B, T): number of the segment that a token belongs to
+        same = segment[:, None, :, None] == segment[:, None, None, :]
+        masks[:] = [same.tril()] if module.training else []  # (B, 1, T, T)
+
+    def confined(queries, keys, values, dropout=0.0):
+        if not masks:
+            return usual(queries, keys, values, dropout)
+        return F.scaled_dot_product_attention(queries, keys, values, masks[0], enable_gqa=True)
+
+    hook, layers.causal_attention = model.register_forward_pre_hook(note), confined
+    try:
+        yield
+    finally:
+        hook.remove()
+        layers.causal_attention = usual
+
+
+def best_rate(runs: Runs) -> float:
+    """The seed recipe's best peak rate at this size, by its held-out loss with the first seed."""
+    found = {rate: runs.curve(f"seed at {rate:g}", SEED, rate, 1, runs.asked.tokens)[-1][1] for rate in RATES}
+    best = min(found, key=found.get)
+    print(
+        "seed recipe, held-out loss by peak rate:", ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in found.items())
+    )
+    if best in (RATES[0], RATES[-1]):
+        print(f"{best:g} is at an edge: there may be a better rate beyond it.")
+    return best
+
+
+def crossing(curve: list, loss: float) -> float:
+    """Tokens after which a curve first comes down to `loss`, between two points by their logarithms; inf if never."""
+    for (early, high), (late, low) in pairwise(curve):
+        if low <= loss:
+            share = min(1.0, (high - loss) / max(high - low, 1e-9)) if high > loss else 0.0
+            return math.exp(math.log(max(early, 1)) * (1 - share) + math.log(late) * share)
+    return math.inf
+
+
+def said(numbers: list[float], digits: int = 3) -> str:
+    """Mean ± standard deviation."""
+    spread = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    return f"{statistics.mean(numbers):.{digits}f} ± {spread:.{digits}f}"
+
+
+def compare(asked: argparse.Namespace) -> None:
+    """Run the ladder and the fast recipe at fewer tokens; print the table and draw the curves."""
+    runs, seeds = Runs(asked), range(1, asked.seeds + 1)
+    rate = best_rate(runs)
+    rungs = {f"seed at MiniMind's {MINIMIND_RATE:g}": SEED, **ladder()}
+    curves = {}
+    for seed in seeds:  # one seed of all lines first, so that a stopped benchmark has something to show
+        for name, recipe in rungs.items():
+            peak = MINIMIND_RATE if name not in LADDER else FAST.lr_scale * asked.rate if recipe.lr_scale > 1 else rate
+            curves.setdefault(name, []).append(runs.curve(name, recipe, peak, seed, asked.tokens))
+    fitted = [
+        sorted(
+            [
+                runs.curve(FITTED, FAST, FAST.lr_scale * asked.rate, seed, round(asked.tokens / part))[-1]
+                for part in PARTS
+            ]
+            + [curves[list(LADDER)[-1]][seed - 1][-1]]
+        )
+        for seed in seeds
+    ]
+    print(f"\n{'held-out loss at equal tokens':32}{'mean ± spread':>17}{'gain':>8}{'tokens for the seed loss':>28}")
+    goals, before = [curve[-1][1] for curve in curves["seed"]], None
+    for name, of_seeds in [*curves.items(), (FITTED, fitted)]:
+        losses = [curve[-1][1] for curve in of_seeds]
+        needs = [crossing(curve, goal) for curve, goal in zip(of_seeds, goals, strict=True)]
+        gain = "" if before is None else f"{before - statistics.mean(losses):+.3f}"
+        print(f"{name:32}{said(losses):>17}{gain:>8}{said(needs, 0) if max(needs) < math.inf else 'more':>28}")
+        before = statistics.mean(losses)
+    ratios = [asked.tokens / crossing(curve, goal) for curve, goal in zip(fitted, goals, strict=True)]
+    print(f"\nThe fast recipe reaches the seed recipe's final loss with {said(ratios, 2)} times fewer tokens;")
+    print(
+        "this line is from runs whose schedule was fitted to fewer tokens, the lines above from each line's own curve."
+    )
+    draw(curves, fitted, asked.plot)
+
+
+def compare_sight(asked: argparse.Namespace) -> None:
+    """The fast recipe with and without sight of other segments in a packed row, in training only."""
+    runs, seeds, losses = Runs(asked), range(1, asked.seeds + 1), {}
+    for seed in seeds:
+        for name, sight in (("whole row", True), ("own segment only", False)):
+            curve = runs.curve(f"fast, {name}", FAST, FAST.lr_scale * asked.rate, seed, asked.tokens, sight)
+            losses.setdefault(name, []).append(curve[-1][1])
+    for name, found in losses.items():
+        print(f"tokens see their {name:18}: held-out loss {said(found)}")
+    costs = [whole - own for whole, own in zip(*losses.values(), strict=True)]
+    print(f"Sight of other segments costs {said(costs)} nats per token (seed by seed).")
+
+
+def draw(curves: dict[str, list], fitted: list, path: str) -> None:
+    """Held-out loss against tokens: each line's mean over seeds, and the fast recipe's runs fitted to fewer tokens."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for number, (name, of_seeds) in enumerate([*curves.items(), (FITTED, fitted)]):
+        means = torch.tensor(of_seeds, dtype=torch.float64).mean(0)  # (seeds, looks, 2) → (looks, 2)
+        means = means[means[:, 0] > 0]  # nobody needs to see where they all start
+        style = "s--" if name == FITTED else "o-"
+        axes.plot(means[:, 0] / 1000, means[:, 1], style, ms=4, color=f"C{number}", label=name)
+    goal = statistics.mean(curve[-1][1] for curve in curves["seed"])
+    axes.axhline(goal, color="grey", lw=0.8)
+    axes.annotate("the seed recipe's final loss", (0, goal), xytext=(4, 4), textcoords="offset points", color="grey")
+    axes.set(xlabel="thousand tokens", ylabel="held-out loss, nats per token", xlim=(0, None))
+    axes.set_title("From the seed recipe to the fast one, at equal tokens")
+    axes.legend()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    print(f"Curves: {path}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", required=True, help="corpus to train on, JSON lines")
+    parser.add_argument("--valid", required=True, help="rows to judge by, JSON lines")
+    parser.add_argument("--json", default="out/benchmarks/recipes.json", help="where finished runs are kept")
+    parser.add_argument("--plot", default="out/benchmarks/recipes.png")
+    parser.add_argument("--sight", action="store_true", help="measure what sight of other segments costs instead")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="--learning_rate of the fast recipe, times lr_scale")
+    sizes = {"seeds": 3, "tokens": 300_000, "dim": 64, "layers": 4, "vocab": 2400, "length": 256, "rows": 4, "looks": 4}
+    for name, value in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value:,}")
+    asked = parser.parse_args()
+    compare_sight(asked) if asked.sight else compare(asked)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
