@@ -33,8 +33,8 @@ from minimind_core.tokenizer import BOS_ID
 SEED, FAST = RECIPES["seed"], RECIPES["fast"]
 RATES = (3e-3, 6e-3, 1.2e-2)  # peak rates that the seed recipe chooses from
 MINIMIND_RATE = 5e-4
-PARTS = (2, 3)  # the fast recipe also runs for 1/2 and 1/3 of the tokens, with its schedule fitted to them
-FITTED = "fast, fitted to fewer tokens"
+AS_GIVEN, FITTED = f"seed at its own {MINIMIND_RATE:g}", "fast, fitted to fewer tokens"
+PARTS = (4, 2)  # the fast recipe also runs for 1/4 and 1/2 of the tokens, with its schedule fitted to them
 
 # Each line takes these fields of the fast recipe over from one line to the next.
 LADDER = {
@@ -80,16 +80,6 @@ class Runs:
         return curve
 
 
-@contextmanager
-def in_place_of(name: str, recipe: Recipe) -> Iterator[None]:
-    """Let `recipe` be what the recipe called `name` does."""
-    kept, RECIPES[name] = RECIPES[name], recipe
-    try:
-        yield
-    finally:
-        RECIPES[name] = kept
-
-
 def train(asked: argparse.Namespace, recipe: Recipe, rate: float, seed: int, tokens: int, sight: bool) -> tuple:
     """One run of `tokens` tokens, whose schedule is fitted to them: its curve and its seconds."""
     torch.set_num_threads(1)
@@ -99,8 +89,8 @@ def train(asked: argparse.Namespace, recipe: Recipe, rate: float, seed: int, tok
         "max_seq_len": asked.length, "batch_size": asked.rows, "accumulation_steps": 1, "epochs": 100, "seed": seed,
         "learning_rate": rate / recipe.lr_scale, "save_interval": 10**9,
     }  # fmt: skip
-    curve = []
-    with in_place_of("fast", recipe), tempfile.TemporaryDirectory() as folder:
+    curve, RECIPES["fast"] = [], recipe  # whatever is to be measured goes by this name
+    with tempfile.TemporaryDirectory() as folder:
         plan = plan_run(out_dir=folder, **flags)
         steps = round(tokens / plan.tokens_per_epoch * plan.iter_per_epoch)
         every = math.ceil(steps / asked.looks)
@@ -139,20 +129,18 @@ def best_rate(runs: Runs) -> float:
     """The seed recipe's best peak rate at this size, by its held-out loss with the first seed."""
     found = {rate: runs.curve(f"seed at {rate:g}", SEED, rate, 1, runs.asked.tokens)[-1][1] for rate in RATES}
     best = min(found, key=found.get)
-    print(
-        "seed recipe, held-out loss by peak rate:", ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in found.items())
-    )
+    print("seed recipe by peak rate:", ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in found.items()))
     if best in (RATES[0], RATES[-1]):
         print(f"{best:g} is at an edge: there may be a better rate beyond it.")
     return best
 
 
 def crossing(curve: list, loss: float) -> float:
-    """Tokens after which a curve first comes down to `loss`, between two points by their logarithms; inf if never."""
-    for (early, high), (late, low) in pairwise(curve):
+    """Tokens at which a curve comes down to `loss`, on a line in log(tokens); its first look at least, inf if never."""
+    for (early, high), (late, low) in pairwise(point for point in curve if point[0]):
         if low <= loss:
-            share = min(1.0, (high - loss) / max(high - low, 1e-9)) if high > loss else 0.0
-            return math.exp(math.log(max(early, 1)) * (1 - share) + math.log(late) * share)
+            share = (high - loss) / (high - low) if high > loss else 0.0
+            return early * (late / early) ** share
     return math.inf
 
 
@@ -163,39 +151,45 @@ def said(numbers: list[float], digits: int = 3) -> str:
 
 
 def compare(asked: argparse.Namespace) -> None:
-    """Run the ladder and the fast recipe at fewer tokens; print the table and draw the curves."""
-    runs, seeds = Runs(asked), range(1, asked.seeds + 1)
-    rate = best_rate(runs)
-    rungs = {f"seed at MiniMind's {MINIMIND_RATE:g}": SEED, **ladder()}
-    curves = {}
-    for seed in seeds:  # one seed of all lines first, so that a stopped benchmark has something to show
-        for name, recipe in rungs.items():
-            peak = MINIMIND_RATE if name not in LADDER else FAST.lr_scale * asked.rate if recipe.lr_scale > 1 else rate
-            curves.setdefault(name, []).append(runs.curve(name, recipe, peak, seed, asked.tokens))
-    fitted = [
-        sorted(
-            [
-                runs.curve(FITTED, FAST, FAST.lr_scale * asked.rate, seed, round(asked.tokens / part))[-1]
-                for part in PARTS
-            ]
-            + [curves[list(LADDER)[-1]][seed - 1][-1]]
-        )
-        for seed in seeds
-    ]
-    print(f"\n{'held-out loss at equal tokens':32}{'mean ± spread':>17}{'gain':>8}{'tokens for the seed loss':>28}")
-    goals, before = [curve[-1][1] for curve in curves["seed"]], None
-    for name, of_seeds in [*curves.items(), (FITTED, fitted)]:
-        losses = [curve[-1][1] for curve in of_seeds]
-        needs = [crossing(curve, goal) for curve, goal in zip(of_seeds, goals, strict=True)]
-        gain = "" if before is None else f"{before - statistics.mean(losses):+.3f}"
-        print(f"{name:32}{said(losses):>17}{gain:>8}{said(needs, 0) if max(needs) < math.inf else 'more':>28}")
-        before = statistics.mean(losses)
-    ratios = [asked.tokens / crossing(curve, goal) for curve, goal in zip(fitted, goals, strict=True)]
-    print(f"\nThe fast recipe reaches the seed recipe's final loss with {said(ratios, 2)} times fewer tokens;")
-    print(
-        "this line is from runs whose schedule was fitted to fewer tokens, the lines above from each line's own curve."
-    )
+    """Run the ladder, and the fast recipe at fewer tokens; print the table and draw the curves."""
+    runs = Runs(asked)
+    lines = {AS_GIVEN: SEED, **ladder()}
+    seed_rate, fast_rate = best_rate(runs), asked.rate * FAST.lr_scale
+    curves: dict[str, list] = {name: [] for name in lines}
+
+    def run(name: str, seeds: int) -> None:
+        recipe = lines[name]
+        rate = MINIMIND_RATE if name == AS_GIVEN else fast_rate if recipe.lr_scale != 1 else seed_rate
+        curves[name] = [runs.curve(name, recipe, rate, seed, asked.tokens) for seed in range(1, seeds + 1)]
+
+    *between, last = list(LADDER)[1:]
+    run("seed", asked.seeds)
+    run(last, asked.seeds)
+    fitted = []
+    for seed, longest in enumerate(curves[last], start=1):
+        shorter = [runs.curve(FITTED, FAST, fast_rate, seed, asked.tokens // part)[-1] for part in PARTS]
+        fitted.append([*shorter, longest[-1]])
+    for name in (*between, AS_GIVEN):
+        run(name, asked.between or asked.seeds)
+    report(curves, fitted, asked.tokens)
     draw(curves, fitted, asked.plot)
+
+
+def report(curves: dict[str, list], fitted: list, tokens: int) -> None:
+    """Print a line for each recipe, and how many times fewer tokens the fast one needs."""
+    goals = [curve[-1][1] for curve in curves["seed"]]
+    print(f"\nHeld-out loss after {tokens:,} tokens; gain; tokens to the seed recipe's loss, by the line's own curve")
+    before: list[float] = []
+    for name, of_seeds in curves.items():
+        losses = [curve[-1][1] for curve in of_seeds]
+        needs = [crossing(curve, goal) for curve, goal in zip(of_seeds, goals, strict=False)]  # between: fewer seeds
+        gains = [old - new for old, new in zip(before, losses, strict=False)]  # seed by seed
+        gain = f"{statistics.mean(gains):+.3f}" if gains else ""
+        print(f"{name:26}{said(losses):>16}{gain:>9}{said(needs, 0) if max(needs) < math.inf else 'more':>20}")
+        before = losses
+    ratios = [curve[-1][0] / crossing(curve, goal) for curve, goal in zip(fitted, goals, strict=True)]
+    shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"{FITTED}: {said(ratios, 2)} times fewer tokens than the seed recipe (seed by seed: {shown})")
 
 
 def compare_sight(asked: argparse.Namespace) -> None:
@@ -227,15 +221,14 @@ def draw(curves: dict[str, list], fitted: list, path: str) -> None:
     goal = statistics.mean(curve[-1][1] for curve in curves["seed"])
     axes.axhline(goal, color="grey", lw=0.8)
     axes.annotate("the seed recipe's final loss", (0, goal), xytext=(4, 4), textcoords="offset points", color="grey")
-    axes.set(xlabel="thousand tokens", ylabel="held-out loss, nats per token", xlim=(0, None))
-    axes.set_title("From the seed recipe to the fast one, at equal tokens")
+    axes.set(xlabel="thousand tokens", ylabel="held-out loss, nats per token", title="From seed to fast, step by step")
     axes.legend()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")
     print(f"Curves: {path}")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", required=True, help="corpus to train on, JSON lines")
     parser.add_argument("--valid", required=True, help="rows to judge by, JSON lines")
@@ -243,13 +236,13 @@ def main() -> int:
     parser.add_argument("--plot", default="out/benchmarks/recipes.png")
     parser.add_argument("--sight", action="store_true", help="measure what sight of other segments costs instead")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="--learning_rate of the fast recipe, times lr_scale")
-    sizes = {"seeds": 3, "tokens": 300_000, "dim": 64, "layers": 4, "vocab": 2400, "length": 256, "rows": 4, "looks": 4}
+    sizes = {"seeds": 3, "tokens": 300_000, "dim": 64, "layers": 4, "vocab": 2400, "length": 256, "rows": 4, "looks": 3}
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value:,}")
+    parser.add_argument("--between", type=int, help="seeds of the lines between seed and fast; default: as many")
     asked = parser.parse_args()
     compare_sight(asked) if asked.sight else compare(asked)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
