@@ -99,6 +99,8 @@ def train(asked: argparse.Namespace, recipe: Recipe, rate: float, seed: int, tok
         trainer.on_held_out = lambda row: curve.append([row["tokens"], round(row["held_out_loss"], 5)])
         with nullcontext() if sight else own_segment_only(trainer.model):
             result = trainer.fit()
+    if not result.complete:  # stopped by hand: nothing to keep
+        raise SystemExit(130)
     return curve, result.seconds
 
 
@@ -219,8 +221,7 @@ def draw(curves: dict[str, list], fitted: list, path: str) -> None:
         style = "s--" if name == FITTED else "o-"
         axes.plot(means[:, 0] / 1000, means[:, 1], style, ms=4, color=f"C{number}", label=name)
     goal = statistics.mean(curve[-1][1] for curve in curves["seed"])
-    axes.axhline(goal, color="grey", lw=0.8)
-    axes.annotate("the seed recipe's final loss", (0, goal), xytext=(4, 4), textcoords="offset points", color="grey")
+    axes.axhline(goal, color="grey", lw=0.8, label="the seed recipe's final loss")
     axes.set(xlabel="thousand tokens", ylabel="held-out loss, nats per token", title="From seed to fast, step by step")
     axes.legend()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
