@@ -325,7 +325,7 @@ RECIPES: dict[str, Recipe] = {
         cuda_dtype="float16",
         window_loss=False,
     ),
-    # The numbers were chosen with benchmarks/recipes.py. lr_scale: the best multiple falls with a run's length, from some
+    # The numbers were chosen with benchmarks/recipes.py. lr_scale: the best multiple falls with a run's length, from
     # 24 at 150 updates to 8 at 600 small ones; 12 is within a factor of two of both. weight_decay: rate × decay ×
     # updates, how far weights are pulled towards zero altogether, should be near 1 in the full run of 4,700 updates.
     "fast": Recipe(
