@@ -223,7 +223,7 @@ def draw(curves: dict[str, list], fitted: list, path: str) -> None:
     goal = statistics.mean(curve[-1][1] for curve in curves["seed"])
     axes.axhline(goal, color="grey", lw=0.8, label="the seed recipe's final loss")
     axes.set(xlabel="thousand tokens", ylabel="held-out loss, nats per token", title="From seed to fast, step by step")
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")
     print(f"Curves: {path}")
