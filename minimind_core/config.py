@@ -325,10 +325,10 @@ RECIPES: dict[str, Recipe] = {
         cuda_dtype="float16",
         window_loss=False,
     ),
-    # The numbers were chosen with benchmarks/recipes.py. lr_scale: best among half and twice of it at dim 128; short runs
-    # of dim 64 like more, long ones less. weight_decay: weights forget over 1 / (rate × decay) updates; at the peak rate
-    # of the full run, 415M tokens, these are 830 of 3,200 (such a share carries over: Wang & Aitchison 2024,
-    # arXiv:2405.13698).
+    # The numbers were chosen with benchmarks/recipes.py. lr_scale: best among half and twice of it at dim 128;
+    # short runs of dim 64 like more, long ones less. weight_decay: weights forget over 1 / (rate × decay) updates;
+    # at the peak rate of the full run, 415M tokens, these are 830 of 3,200 (such a share carries over: Wang &
+    # Aitchison 2024, arXiv:2405.13698).
     "fast": Recipe(
         rows="packed",
         shuffle=True,
