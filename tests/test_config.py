@@ -169,6 +169,7 @@ def test_the_seed_recipe_is_what_minimind_does():
     seed = RECIPES["seed"]
     assert (seed.rows, seed.shuffle, seed.optimizer, seed.schedule) == ("padded", False, "adamw", "seed")
     assert (seed.warmup, seed.weight_decay, seed.lr_scale, seed.cuda_dtype) == (0.0, 0.01, 1.0, "float16")
+    assert (seed.momentum, seed.beta2) == (0.9, 0.999)  # AdamW's own defaults
     assert not seed.window_loss
 
 
@@ -178,7 +179,13 @@ def test_recipes_name_schedules_and_formats_that_exist():
         assert recipe.schedule in SCHEDULES
         assert recipe.cuda_dtype in ("float16", "bfloat16", "float32")
         assert recipe.rows in ("padded", "packed") and recipe.optimizer in ("adamw", "muon")
-        assert 0 <= recipe.warmup < 1
+        assert 0 <= recipe.warmup < 1 and 0 < recipe.momentum < 1 and 0 < recipe.beta2 < 1
+
+
+def test_the_full_runs_weights_forget_neither_at_once_nor_never():
+    fast, updates = RECIPES["fast"], 3_200  # 415M tokens in updates of 256 packed rows of 511
+    memory = 1 / (TrainConfig().learning_rate * fast.lr_scale * fast.weight_decay)  # in updates, at the peak rate
+    assert 0.1 < memory / updates < 0.5
 
 
 def test_each_device_has_a_profile():

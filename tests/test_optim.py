@@ -31,6 +31,15 @@ def test_the_seeds_optimizer_is_adamw_at_its_defaults_over_everything(tiny_model
     assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
 
 
+def test_the_fast_recipes_numbers_reach_both_of_its_optimizers(tiny_model):
+    recipe = dataclasses.replace(RECIPES["fast"], momentum=0.8, beta2=0.9, weight_decay=0.3)
+    muon, adamw = build_optimizer(tiny_model(), recipe, 2e-3).both
+    assert type(muon) is Muon and type(adamw) is torch.optim.AdamW
+    assert [(g["lr"], g["momentum"], g["weight_decay"]) for g in muon.param_groups] == [(2e-3, 0.8, 0.3)]
+    assert {(g["lr"], g["betas"]) for g in adamw.param_groups} == {(2e-3, (0.8, 0.9))}
+    assert sorted(g["weight_decay"] for g in adamw.param_groups) == [0.0, 0.3]
+
+
 @pytest.mark.parametrize("use_moe", [False, True])
 def test_muon_turns_the_hidden_matrices_and_nothing_else(use_moe, tiny_model):
     model = tiny_model(use_moe=use_moe)
@@ -81,6 +90,17 @@ def test_matrices_turned_together_are_turned_as_alone():
     matrices = torch.randn(4, 8, 12)
     alone = torch.cat([orthogonalize(matrix[None]) for matrix in matrices])
     torch.testing.assert_close(orthogonalize(matrices), alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 10), (3, 10, 6)])
+def test_an_iteration_is_the_polynomial_that_it_says(shape):
+    matrices = torch.randn(*shape, dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    values = values / values.norm(dim=-1, keepdim=True)  # a matrix's norm is that of its singular values
+    for _ in range(3):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    wanted = left @ torch.diag_embed(values) @ right
+    torch.testing.assert_close(orthogonalize(matrices, steps=3).double(), wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_a_gradient_of_zeros_stays_zero():
