@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from .cli import friendly, parse_flags
+from .compiling import wants_compiling
 from .config import ModelConfig
 from .errors import TrainingError
 from .fitting import fitted
@@ -29,7 +30,7 @@ SLOW_RUN_HOURS = 6.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will need. Seconds and bytes; `measured_steps` micro-steps were timed for it."""
+    """What a run will need. Seconds and bytes; `measured_steps` micro-steps were timed for it, without compiling."""
 
     parameters: int
     seconds: float
@@ -38,11 +39,13 @@ class Estimate:
     disk_bytes: int
     free_disk_bytes: int
     measured_steps: int
+    compiles: bool = False  # whether the run itself will be compiled, and so be quicker
 
     def __str__(self) -> str:
         return (
             f"{self.parameters / 1e6:.2f}M parameters; about {spoken_time(self.seconds)} "
-            f"({self.seconds_per_step:.2f} s a micro-step, measured over {self.measured_steps}); about "
+            f"({self.seconds_per_step:.2f} s a micro-step, measured over {self.measured_steps}"
+            f"{', before the model is compiled, which makes it quicker' if self.compiles else ''}); about "
             f"{self.memory_bytes / 2**30:.1f} GiB of memory; {self.disk_bytes / 1e6:,.0f} MB on disk "
             f"({self.free_disk_bytes / 1e9:,.0f} GB free)"
         )
@@ -83,6 +86,7 @@ def estimate(plan: RunPlan, steps: int = 3) -> Estimate:
         disk_bytes=disk_needed(plan.parameters),
         free_disk_bytes=free_bytes(plan.weights),
         measured_steps=steps,
+        compiles=wants_compiling(plan),
     )
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 
 import pytest
 import torch
+from conftest import tiny_config
 
 from minimind_core import PretrainDataset, get_lr
-from minimind_core.paths import PROJECT
+from minimind_core.paths import PROJECT, SAMPLE, SAMPLE_VALID
+from minimind_core.plots import recipes as recipe_plots
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 
+import left
+import measure
 import minimind_way
+import report
+import sooner
+import speed
 
 
 @pytest.fixture
@@ -37,7 +46,7 @@ def test_the_baselines_training_run_is_the_references(golden, baseline):
             group["lr"] = get_lr(step, 12, figures["lr"])
         ce, aux_loss = minimind_way.loss_of(baseline.train(), rows[:, :-1], rows[:, 1:], mask)
         ((ce + aux_loss) / figures["accumulation_steps"]).backward()
-        losses.append(float(ce + aux_loss))
+        losses.append((ce + aux_loss).item())
         if (step + 1) % figures["accumulation_steps"] == 0:
             torch.nn.utils.clip_grad_norm_(baseline.parameters(), figures["grad_clip"])
             optimizer.step()
@@ -62,3 +71,92 @@ def test_the_baselines_rows_are_minimind_s(corpus, tiny_tokenizer):
     for number in range(3):
         for one, other in zip(ours[number], theirs[number], strict=True):
             assert torch.equal(one, other)
+
+
+# --- the benchmarks themselves, on models that compute in a moment ---------------------------------------------------
+
+
+@pytest.fixture
+def asked(tmp_path) -> argparse.Namespace:
+    return argparse.Namespace(corpus=str(SAMPLE), tokenizer=None, rounds=1)
+
+
+@pytest.mark.parametrize("use_moe", [False, True])
+def test_both_sides_of_a_step_are_timed_from_the_same_weights(asked, monkeypatch, use_moe):
+    tiny = {"dim": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 400, "max_seq_len": 64}
+    monkeypatch.setattr(speed, "CASES", {"laptop": tiny | {"use_moe": use_moe}})
+    monkeypatch.setattr(speed, "ROWS", 4)
+    monkeypatch.setattr(speed, "fresh", lambda script, arguments: 1000)
+    theirs, model = speed.their_update(asked, "laptop", torch.device("cpu"))
+    ours, our_model = speed.our_update(asked, "laptop", model.state_dict())
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in our_model.state_dict().items())
+    assert theirs() == theirs() == 4 * 63, "rows of the sample are full at this length"
+    assert ours() == 4 * 63
+    assert any(not torch.equal(value, model.state_dict()[name]) for name, value in our_model.state_dict().items())
+    facts = speed.compare_steps(asked, "laptop")
+    assert facts["ratio"] == pytest.approx(facts["our_tokens_per_s"] / facts["their_tokens_per_s"])
+    assert facts["real_share_of_their_rows"] == 1.0 and facts["memory_bytes"] == [1000, 1000]
+
+
+def test_new_tokens_are_timed_beside_the_bare_products(asked, monkeypatch):
+    monkeypatch.setattr(speed, "NEW_TOKENS", 5)
+    monkeypatch.setattr(speed, "ModelConfig", tiny_config)
+    for use_moe in (False, True):
+        facts = speed.compare_generation(asked, use_moe)
+        assert 0 < facts["our_tokens_per_s"] < facts["bare_products_tokens_per_s"]
+
+
+def test_time_to_a_loss_is_taken_of_training_alone(tmp_path):
+    asked = argparse.Namespace(
+        train=str(SAMPLE), valid=str(SAMPLE_VALID), rate=3e-3, fast_rate=1e-3, fewer=2.0, tokens=4000, dim=16, layers=1,
+        vocab=400, length=64, rows=4,
+    )  # fmt: skip
+    seconds, loss, tokens = sooner.their_run(asked, sooner.plan_of(asked, str(tmp_path), 1, recipe="seed"))
+    assert 0 < seconds < 60 and 2 < loss < 7 and tokens == pytest.approx(4000, rel=0.1)
+    seconds, loss, tokens = sooner.our_run(asked, str(tmp_path), 1)
+    assert 0 < seconds < 60 and 2 < loss < 7 and tokens == pytest.approx(2000, rel=0.1)
+
+
+def test_what_is_left_is_sorted_by_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(left, "ModelConfig", lambda use_moe: tiny_config(use_moe=use_moe, dim=32, max_seq_len=64))
+    monkeypatch.setattr(left, "best_rate", lambda dtype, rounds: 1e10)
+    monkeypatch.setattr(sys, "argv", ["left.py", "--rounds", "1", "--json", str(tmp_path / "left.json")])
+    assert left.main() == 0
+    facts = json.loads((tmp_path / "left.json").read_text())["dense"]
+    assert sum(facts["shares"].values()) == pytest.approx(1, abs=1e-3)
+    assert facts["shares"]["matrix products"] > 0 and facts["shares"]["attention"] > 0
+    assert facts["seconds"] > 0 and facts["share_of_best_rate"] > facts["share_of_best_rate_causal"] > 0
+
+
+def test_peak_memory_grows_with_what_is_held():
+    before = measure.peak_memory(torch.device("cpu"))
+    held = torch.ones(30_000_000)
+    assert measure.peak_memory(torch.device("cpu")) - before > 0.5 * held.numel() * 4
+
+
+def test_results_are_added_part_by_part(tmp_path):
+    measure.write(tmp_path / "some.json", {"dense": 1, "moe": 2})
+    measure.write(tmp_path / "some.json", {"moe": 3})
+    assert json.loads((tmp_path / "some.json").read_text()) == {"dense": 1, "moe": 3}
+
+
+def test_the_readme_shows_the_figures_that_were_measured():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert report.in_readme(readme) == readme, "python benchmarks/report.py --readme"
+    assert len(report.lines()) >= 6
+
+
+def test_every_difference_between_the_recipes_stands_in_the_table_with_what_it_gains():
+    lines = recipe_plots.ladder()
+    assert lines[0]["name"] == "seed" and lines[-1]["name"].endswith("= fast")
+    named = {field for line in lines for field in line["changed"]} | set(recipe_plots.NOT_LEARNING)
+    seed, fast = (vars(recipe_plots.RECIPES[name]) for name in ("seed", "fast"))
+    assert named == {field for field in seed if seed[field] != fast[field]}
+    for field, (_, now) in ((f, v) for line in lines for f, v in line["changed"].items()):
+        assert fast[field] == now, f"{field} was measured with another value: run benchmarks/recipes.py again"
+    shown = recipe_plots.recipe_gains().data
+    assert all(field in shown for field in named) and "+" in shown
+
+
+def test_the_cost_of_sight_is_told_from_the_measured_runs():
+    assert "nats per token" in recipe_plots.sight_cost()

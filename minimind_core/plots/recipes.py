@@ -1,0 +1,95 @@
+"""What each difference between the recipes gains, as it was measured (lesson 06): read from benchmarks/results.
+
+The numbers come from benchmarks/recipes.py, which trains small models for them; nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from IPython.display import HTML
+
+from ..config import RECIPES
+from ..paths import PROJECT
+from .corpus import table
+
+RESULTS = PROJECT / "benchmarks" / "results" / "recipes.json"
+NOT_LEARNING = {  # differences that change nothing in what is learned from a token
+    "cuda_dtype": "speed on a GPU, not measured yet",
+    "window_loss": "what the log line shows, no more",
+}
+
+
+def ladder(path: Path = RESULTS) -> list[dict[str, Any]]:
+    """The lines of the measured ladder from seed to fast: name, what changed, losses of each seed at equal tokens.
+
+    Each is {"name", "changed": {field: (before, now)}, "losses": {seed: loss}, "tokens", "size"}.
+    """
+    runs = [run for run in json.loads(path.read_text(encoding="utf-8"))["runs"] if run["sight"]]
+    final = max(run["tokens"] for run in runs)
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("seed", *dict.fromkeys(run["name"] for run in runs if run["name"].startswith("+"))):
+        mine = [run for run in runs if run["tokens"] == final and _line_of(run, runs) == name]
+        losses = {run["seed"]: run["curve"][-1][1] for run in mine}
+        found[name] = {"name": name, "recipe": mine[-1]["recipe"], "losses": losses, "tokens": final}
+        found[name]["size"] = mine[-1]["size"]
+    lines = sorted(found.values(), key=lambda line: _differences(line["recipe"]), reverse=True)
+    before = lines[0]["recipe"]
+    for line in lines:
+        line["changed"] = {k: (before[k], v) for k, v in line["recipe"].items() if v != before[k]}
+        before = line["recipe"]
+    return lines
+
+
+def _line_of(run: dict[str, Any], runs: list[dict[str, Any]]) -> str:
+    """The ladder's line that a run belongs to: the seed recipe's are those with its best rate."""
+    if not run["name"].startswith("seed at "):
+        return run["name"]
+    rivals = [r for r in runs if r["name"].startswith("seed at ") and r["tokens"] == run["tokens"]]
+    return "seed" if run is min(rivals, key=lambda r: r["curve"][-1][1]) else run["name"]
+
+
+def _differences(recipe: dict[str, Any]) -> int:
+    """How many fields still are not the fast recipe's."""
+    fast = vars(RECIPES["fast"])
+    return sum(recipe[name] != fast[name] for name in recipe if name in fast)
+
+
+def recipe_gains(path: Path = RESULTS) -> HTML:
+    """A table of every difference between the recipes with what it gains in held-out loss at equal tokens."""
+    rows, before = [], None
+    lines = ladder(path)
+    for line in lines:
+        seeds = line["losses"]
+        gain = ""
+        if before:
+            common = seeds.keys() & before.keys()
+            gain = f"{mean(before[seed] - seeds[seed] for seed in common):+.3f}"
+        changed = ", ".join(f"{field} {old} → {new}" for field, (old, new) in line["changed"].items())
+        rows.append([line["name"], changed, f"{mean(seeds.values()):.3f}", gain, len(seeds)])
+        before = seeds
+    seed, fast = RECIPES["seed"], RECIPES["fast"]
+    for field, said in NOT_LEARNING.items():
+        rows.append(["", f"{field} {getattr(seed, field)} → {getattr(fast, field)}", "", said, ""])
+    size = lines[0]["size"]
+    caption = (
+        f"dim {size['dim']} × {size['layers']} layers, {lines[0]['tokens']:,} tokens; positive gains are lower losses"
+    )
+    return table(["line by line", "what changes", "held-out loss", "gain", "seeds"], rows, caption)
+
+
+def sight_cost(path: Path = RESULTS) -> str:
+    """What it cost in held-out loss that packed segments see each other in training, as a sentence."""
+    runs = [run for run in json.loads(path.read_text(encoding="utf-8"))["runs"] if run["name"].startswith("fast, ")]
+    of_kind = {kind: {r["seed"]: r["curve"][-1][1] for r in runs if r["sight"] is kind} for kind in (True, False)}
+    common = sorted(of_kind[True].keys() & of_kind[False].keys())
+    if not common:
+        return "What sight of other segments costs was not measured."
+    costs = [of_kind[True][seed] - of_kind[False][seed] for seed in common]
+    return (
+        f"Sight of other segments: {mean(costs):+.3f} nats per token of held-out loss (mean of {len(common)} seeds, "
+        f"{min(costs):+.3f} to {max(costs):+.3f}), against a mask that confines each token to its own segment."
+    )
