@@ -2,10 +2,10 @@
 
     python benchmarks/recipes.py --train FILE --valid FILE [--seeds 3] [--tokens N] [--json FILE] [--plot FILE]
 
-Every run is a real one, in float32 on a CPU and at a small width. The seed recipe gets the best of several peak rates
-before it is compared, and every line of the ladder that rate's tokens, padding not counted. Finished runs are kept in
-the JSON file: the command can be stopped and given again. `--sight` measures instead what it costs that the segments
-of a packed row see each other.
+Every run is a real one, in float32 on a CPU and at a small width; tokens are counted without padding. The seed recipe
+gets the best of several peak rates. Finished runs are kept in the JSON file, so the command can be stopped and given
+again; results/recipes.json has those that the recipe was chosen by. `--sight` measures instead what it costs that the
+segments of a packed row see each other.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ SEED, FAST = RECIPES["seed"], RECIPES["fast"]
 RATES = (3e-3, 6e-3, 1.2e-2)  # peak rates that the seed recipe chooses from
 MINIMIND_RATE = 5e-4
 AS_GIVEN, FITTED = f"seed at its own {MINIMIND_RATE:g}", "fast, fitted to fewer tokens"
+SIZE = ("dim", "layers", "vocab", "length", "rows")
 PARTS = (4, 2)  # the fast recipe also runs for 1/4 and 1/2 of the tokens, with its schedule fitted to them
 
 # Each line takes these fields of the fast recipe over from one line to the next.
@@ -55,7 +56,7 @@ def ladder() -> dict[str, Recipe]:
     left = {name for name, value in asdict(FAST).items() if value != asdict(recipe)[name]}
     if left - {"cuda_dtype", "window_loss"}:  # these two change nothing on a CPU
         raise SystemExit(f"The ladder does not arrive at the fast recipe: {', '.join(sorted(left))} is missing.")
-    return found
+    return found | {name: FAST}
 
 
 class Runs:
@@ -67,7 +68,7 @@ class Runs:
 
     def curve(self, name: str, recipe: Recipe, rate: float, seed: int, tokens: int, sight: bool = True) -> list:
         """Pairs (tokens, held-out loss) of one run, the last one at its end; `rate` is the peak rate."""
-        size = {key: getattr(self.asked, key) for key in ("dim", "layers", "vocab", "length", "rows")}
+        rate, size = round(rate, 9), {key: getattr(self.asked, key) for key in SIZE}
         facts = {"rate": rate, "seed": seed, "tokens": tokens, "sight": sight, "size": size, "recipe": asdict(recipe)}
         for run in self.done:
             if all(run[key] == value for key, value in facts.items()):
@@ -204,7 +205,7 @@ def compare_sight(asked: argparse.Namespace) -> None:
     for name, found in losses.items():
         print(f"tokens see their {name:18}: held-out loss {said(found)}")
     costs = [whole - own for whole, own in zip(*losses.values(), strict=True)]
-    print(f"Sight of other segments costs {said(costs)} nats per token (seed by seed).")
+    print(f"Sight of other segments costs {said(costs)} nats per token, seed by seed (below 0: it helps).")
 
 
 def draw(curves: dict[str, list], fitted: list, path: str) -> None:
@@ -218,8 +219,7 @@ def draw(curves: dict[str, list], fitted: list, path: str) -> None:
     for number, (name, of_seeds) in enumerate([*curves.items(), (FITTED, fitted)]):
         means = torch.tensor(of_seeds, dtype=torch.float64).mean(0)  # (seeds, looks, 2) → (looks, 2)
         means = means[means[:, 0] > 0]  # nobody needs to see where they all start
-        style = "s--" if name == FITTED else "o-"
-        axes.plot(means[:, 0] / 1000, means[:, 1], style, ms=4, color=f"C{number}", label=name)
+        axes.plot(means[:, 0] / 1000, means[:, 1], "s--" if name == FITTED else "o-", color=f"C{number}", label=name)
     goal = statistics.mean(curve[-1][1] for curve in curves["seed"])
     axes.axhline(goal, color="grey", lw=0.8, label="the seed recipe's final loss")
     axes.set(xlabel="thousand tokens", ylabel="held-out loss, nats per token", title="From seed to fast, step by step")
