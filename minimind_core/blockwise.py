@@ -56,10 +56,10 @@ class BlockwiseAttention(torch.autograd.Function):
             rows, arrived, sums = (
                 t[:, :, start:end].reshape(pairs, -1, t.shape[-1]) for t in (queries, grad, row_sums)
             )
-            d_values[:, :end].baddbmm_(weights.mT, arrived)
+            d_values[:, :end] += torch.bmm(weights.mT, arrived)
             d_scores = torch.bmm(arrived, values[:, :end].mT).sub_(sums).mul_(weights)
             d_queries[:, :, start:end] = torch.bmm(d_scores, keys[:, :end]).view(pairs, group, -1, width)
-            d_keys[:, :end].baddbmm_(d_scores.mT, rows)
+            d_keys[:, :end] += torch.bmm(d_scores.mT, rows)
         kv_shape = (shape[0], pairs // shape[0], tokens, width)
         return d_queries.mul_(width**-0.5).view(shape), d_keys.view(kv_shape), d_values.view(kv_shape)
 

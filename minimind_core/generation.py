@@ -140,7 +140,10 @@ def _steps(
         for _ in range(max_new_tokens):
             with torch.no_grad():
                 scores = next_token_logits(score(ids), seen, temperature, top_p, top_k, repetition_penalty)
-                chosen = scores.argmax(dim=-1) if temperature == 0 else draw(scores, generator)
+                if temperature == 0:
+                    chosen = scores.argmax(dim=-1)
+                else:
+                    chosen = torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)[:, 0]
                 chosen = chosen.masked_fill(ended, PAD_ID)
                 if seen is not None:
                     seen.scatter_(1, chosen[:, None], True)
@@ -168,17 +171,6 @@ def _scorer(model: MiniMindLM) -> Callable[[Tensor], Tensor]:
         return output.logits[:, -1]
 
     return score
-
-
-def draw(scores: Tensor, generator: torch.Generator) -> Tensor:
-    """A token of each row, with the probabilities softmax(scores); (B, V) → (B,) int64. Scores of -inf are not drawn.
-
-    One random number per row says how far to walk along the summed probabilities. In float64: its product with the
-    whole sum is then always less than that.
-    """
-    walked = scores.softmax(dim=-1).cumsum(dim=-1).to(torch.float64 if scores.device.type != "mps" else torch.float32)
-    far = torch.rand(len(scores), 1, generator=generator, dtype=walked.dtype, device=scores.device) * walked[:, -1:]
-    return torch.searchsorted(walked, far, right=True)[:, 0].clamp(max=scores.shape[-1] - 1)
 
 
 def _check_settings(max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed) -> None:

@@ -1,4 +1,4 @@
-"""The short way of one more token gives what the model's own forward gives, and draws what it should."""
+"""The short way of one more token gives what the model's own forward gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 
 from minimind_core import MiniMindLM, generate
 from minimind_core.decoding import ROOM, Decoder
-from minimind_core.generation import draw
 
 KINDS = [
     {},
@@ -76,19 +75,3 @@ def test_weights_that_change_between_two_texts_are_the_new_ones(tiny_model):
     model.load_state_dict(other.state_dict())
     settings = {"max_new_tokens": 8, "temperature": 0, "eos_token_id": None}
     assert torch.equal(generate(model, ids, **settings), generate(other, ids, **settings))
-
-
-def test_tokens_are_drawn_as_often_as_their_probabilities_say():
-    scores = torch.tensor([0.5, 0.3, 0.0, 0.2]).log().repeat(40_000, 1)
-    found = draw(scores, torch.Generator().manual_seed(1)).bincount(minlength=4) / len(scores)
-    assert found[2] == 0
-    assert found.tolist() == pytest.approx([0.5, 0.3, 0.0, 0.2], abs=0.01)
-
-
-def test_what_may_not_be_drawn_never_is_though_the_random_number_is_at_its_ends(monkeypatch):
-    scores = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
-    for number, wanted in ((0.0, 1), (1 - 2**-53, 2), (0.49, 1), (0.51, 2)):
-        monkeypatch.setattr(
-            torch, "rand", lambda *size, number=number, **more: torch.full((1, 1), number, dtype=torch.float64)
-        )
-        assert draw(scores, torch.Generator()).tolist() == [wanted]
