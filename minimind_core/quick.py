@@ -80,7 +80,7 @@ def _train_quickly(device: str, seconds: float, say: Callable[[str], None]) -> Q
         "data_path": str(SAMPLE),
         "device": device,
         **{"dim": 96, "n_layers": 3, "n_heads": 6, "n_kv_heads": 2, "vocab_size": 2400, "max_seq_len": 256},
-        **{"batch_size": 8, "accumulation_steps": 1, "epochs": 12, "learning_rate": 1.5e-3},
+        **{"batch_size": 8, "accumulation_steps": 1, "epochs": 12},
         **{"log_interval": 10**9, "eval_interval": 10**9},
     }
     pace = estimate(plan_run(**flags)).seconds_per_step
