@@ -49,7 +49,7 @@ def lines() -> list[Line]:
         if "memory_bytes" in speed.get(part, {}):
             theirs, ours = speed[part]["memory_bytes"]
             sizes = [f"{size / 1e9:.1f} GB" for size in (theirs, ours)]
-            found.append((f"memory for {NAMES[part].removeprefix('a ')}", *sizes, theirs / ours))
+            found.append((f"memory of {NAMES[part]}", *sizes, theirs / ours))
     if encoding:
         rates = [encoding[name]["rows"] / encoding[name]["seconds"] for name in ("line by line", "all cores")]
         shown = [f"{rate:,.0f} rows/s" for rate in rates]
@@ -113,7 +113,7 @@ def draw(path: Path) -> None:
         axes.annotate(f"{ratio:.2f} ×", (ratio, place), (4, 0), textcoords="offset points", va="center")
     axes.set(xlabel="times as good as MiniMind's way (1: the same)", xlim=(0, 1.12 * max(ratio for *_, ratio in rows)))
     axes.grid(axis="y", visible=False)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
     print(f"drawn: {path}")
 
 
