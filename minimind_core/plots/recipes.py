@@ -39,7 +39,8 @@ def ladder(path: Path = RESULTS) -> list[dict[str, Any]]:
     lines = sorted(found.values(), key=lambda line: _differences(line["recipe"]), reverse=True)
     before = lines[0]["recipe"]
     for line in lines:
-        line["changed"] = {k: (before[k], v) for k, v in line["recipe"].items() if v != before[k]}
+        changed = {k: (before[k], v) for k, v in line["recipe"].items() if v != before[k]}
+        line["changed"] = {field: change for field, change in changed.items() if field not in NOT_LEARNING}
         before = line["recipe"]
     return lines
 
