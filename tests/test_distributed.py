@@ -157,11 +157,11 @@ def test_processes_that_would_train_different_runs_are_refused(bench):
 
 def test_one_process_that_is_asked_to_stop_stops_all_after_the_same_update(bench):
     plan = bench.plan("out", recipe="seed", epochs=2, world_size=2)
-    quiet, asked = [torch.zeros(3, 2), torch.zeros(3, 2)], torch.tensor([[0.0, 0], [0, 0], [1, 0]])
+    quiet, asked = [torch.zeros(5), torch.zeros(5)], torch.tensor([0.0, 0, 0, 0, 1])
 
     class Sums(Others):
         def total(self, value):
-            if value.shape == (3, 2):  # losses of two micro-steps, and the wish to stop
+            if value.shape == (5,):  # two losses of two micro-steps, and the wish to stop
                 return value + (quiet.pop() if quiet else asked)
             return value * 2
 
