@@ -42,6 +42,7 @@ from minimind_core import (
 )
 from minimind_core.batches import EpochBatches, batch_loader
 from minimind_core.compiling import compiled
+from minimind_core.decoding import product
 from minimind_core.fitting import fitted
 from minimind_core.model import active_parameter_count
 
@@ -221,7 +222,7 @@ def seconds_of_bare_products(model: MiniMindLM, times: int = 50) -> float:
     for _ in range(times):
         start = now()
         for matrix, vector in pairs:
-            torch.mv(matrix, vector)
+            product(vector[None], matrix)
         seconds.append(now() - start)
     return statistics.median(seconds)
 

@@ -23,9 +23,18 @@ def names(kind: dict) -> str:
     return ",".join(f"{key}={value}" for key, value in kind.items()) or "dense"
 
 
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    """So many threads; the suite's own number afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("kind", KINDS, ids=names)
-def test_each_step_has_the_scores_of_the_models_own_forward(tiny_model, kind, rows):
+def test_each_step_has_the_scores_of_the_models_own_forward(tiny_model, kind, rows, threads):
     model = tiny_model(**kind)
     with torch.no_grad():
         for parameter in model.parameters():  # norms have weights of 1 otherwise, which hides a forgotten one
