@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -246,6 +245,8 @@ def in_a_process(step: str, corpus: Path, tokenizer: Path, cache: Path, one_core
 
 def measure(folder: Path, source: Path, gigabytes: float) -> dict:
     """All figures, for a corpus of that size and a small one."""
+    from measure import machine
+
     from minimind_core import iter_texts, save_tokenizer, train_tokenizer
 
     large, small = folder / "large.jsonl", folder / "small.jsonl"
@@ -253,7 +254,7 @@ def measure(folder: Path, source: Path, gigabytes: float) -> dict:
     print(f"making a corpus of {gigabytes} GB from {source.name} …", flush=True)
     make_corpus(source, large, int(gigabytes * 1e9))
     make_corpus(source, small, min(SMALL, int(gigabytes * 5e7)), seed=1)
-    found: dict = {"cores": cores(), "machine": platform.processor() or platform.machine(), "gigabytes": gigabytes}
+    found: dict = {"cores": cores(), "machine": machine(), "gigabytes": gigabytes}
     plan = [
         ("one core", "encode", small, "one", True),
         ("line by line", "by_line", small, "one", True),
@@ -295,7 +296,7 @@ def table(found: dict) -> str:
 
     rows = [
         f"{all_cores['bytes'] / 1e9:.2f} GB, {all_cores['rows']:,} rows, {all_cores['tokens']:,} tokens; "
-        f"{found['cores']} cores ({found['machine']})",
+        f"{found['cores']} cores ({found['machine']['processor']})",
         f"encoding, one core        {speed('one core')}",
         f"encoding, all cores       {speed('all cores')}",
         f"line by line in a loader  {speed('line by line')}; encoding with all cores is {ratio:.1f} times as fast",
@@ -328,6 +329,8 @@ def main() -> int:
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         print(json.dumps(STEPS[asked.step[0]](*map(Path, asked.step[1:]))))
         return 0
+    from measure import write
+
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="minimind-encoding-"))
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = asked.gigabytes * 1.6, shutil.disk_usage(folder).free / 1e9
@@ -340,9 +343,8 @@ def main() -> int:
     finally:
         if not asked.folder:
             shutil.rmtree(folder, ignore_errors=True)
-    asked.json.parent.mkdir(parents=True, exist_ok=True)
-    asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(table(found))
+    write(asked.json, found)
     return 0
 
 

@@ -64,7 +64,8 @@ class Runs:
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self.asked, self.path = asked, Path(asked.json)
-        self.done = json.loads(self.path.read_text())["runs"] if self.path.is_file() else []
+        self.kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        self.done = self.kept.get("runs", [])
 
     def curve(self, name: str, recipe: Recipe, rate: float, seed: int, tokens: int, sight: bool = True) -> list:
         """Pairs (tokens, held-out loss) of one run, the last one at its end; `rate` is the peak rate."""
@@ -76,7 +77,7 @@ class Runs:
         curve, seconds = train(self.asked, recipe, rate, seed, tokens, sight)
         self.done.append({"name": name, **facts, "curve": curve, "seconds": round(seconds, 1)})
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps({"runs": self.done}, indent=1))
+        self.path.write_text(json.dumps(self.kept | {"runs": self.done}, indent=1), encoding="utf-8")
         print(f"{name}: rate {rate:g}, seed {seed}: {curve[-1][1]:.4f} after {curve[-1][0]:,} tokens, {seconds:.0f} s")
         return curve
 

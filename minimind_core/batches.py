@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .dataset import Batch
 from .shuffle import Permutation
 
 # B batch · T tokens
-
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class EpochBatches(Sampler[list]):

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,18 +20,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from .files import UNFINISHED, atomic_write, file_sha256
+
 _MADE_BY, _META = "made_by", "meta.json"
-_UNFINISHED = re.compile(r"\.(.+)\.(\d+)")
 _A_DAY = 24 * 3600
-
-
-def file_sha256(path: str | Path) -> str:
-    """sha256 of a file's bytes, read in pieces of 1 MiB."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def stamp_of(path: Path) -> list[int]:
@@ -99,7 +90,7 @@ def sweep(parent: Path) -> list[str]:
     """
     removed = []
     for path in parent.glob(".*"):
-        match = _UNFINISHED.fullmatch(path.name)
+        match = UNFINISHED.fullmatch(path.name)
         if match and path.is_dir() and _is_left_over(path, int(match[2])):
             remove(path)
             removed.append(path.name)
@@ -160,15 +151,11 @@ def read_meta(folder: Path) -> dict | None:
 
 
 def write_meta(folder: Path, meta: dict) -> None:
-    """Write meta.json into a new folder. Raises OSError where the disk refuses."""
-    (folder / _META).write_text(json.dumps(meta | {"seal": _seal(meta)}), encoding="utf-8")
+    """Write meta.json, whole or not at all. Raises OSError where the disk refuses."""
+    atomic_write(folder / _META, json.dumps(meta | {"seal": _seal(meta)}).encode())
 
 
 def update_meta(folder: Path, meta: dict) -> None:
     """Keep new time stamps, if the disk lets us: they only save work."""
-    unfinished = folder / f".meta.{os.getpid()}"
     with suppress(OSError):
-        unfinished.write_text(json.dumps(meta | {"seal": _seal(meta)}), encoding="utf-8")
-        os.replace(unfinished, folder / _META)
-    with suppress(OSError):
-        unfinished.unlink(missing_ok=True)
+        write_meta(folder, meta)

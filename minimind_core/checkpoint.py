@@ -17,9 +17,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .encoding import file_sha256
 from .errors import CheckpointError, ConfigError
-from .files import atomic_write, staged, write_torch
+from .files import atomic_write, file_sha256, staged, write_torch
 from .model import MiniMindLM, weight_shapes
 from .paths import shown
 from .tokenizer import load_tokenizer, save_tokenizer

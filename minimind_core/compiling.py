@@ -36,6 +36,7 @@ def compiled(
     """
     if not wants_compiling(plan):
         return model
+    say("Compiling the model, once for this run; it takes about a minute …")
     started = time.perf_counter()
     try:
         quicker = torch.compile(model, dynamic=False, backend=backend)

@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from .cache_files import file_sha256, new_folder, read_meta, stamp_of, update_meta, write_meta
+from .cache_files import new_folder, read_meta, stamp_of, update_meta, write_meta
 from .corpus import existing_file
 from .encoder import ADDED_BOS, ADDED_EOS, INDEX, SPLITS, encode_into
 from .errors import ConfigError, CorpusError
+from .files import file_sha256
 from .paths import out_dir, reading, shown, writing
 from .splits import Split, whole
 from .tokenizer import tokenizer_hash
 
-__all__ = ["ADDED_BOS", "ADDED_EOS", "FORMAT", "EncodedCorpus", "encode_corpus", "file_sha256"]
+__all__ = ["ADDED_BOS", "ADDED_EOS", "FORMAT", "EncodedCorpus", "encode_corpus"]
 
 FORMAT = 3  # of the files and of the order in which they are read: a run goes on only with the one that it began with
 

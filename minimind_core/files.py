@@ -17,6 +17,15 @@ from typing import Any, BinaryIO
 import torch
 
 
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file's bytes, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def atomic_write(path: str | Path, data: bytes) -> None:
     """Write `data` beside `path`, flush it to disk, and rename it: readers see the old file or the new, never half."""
     with staged(path, lambda file: file.write(data)):
@@ -60,7 +69,7 @@ def _flush_folder(folder: Path) -> None:
         os.close(number)
 
 
-_UNFINISHED = re.compile(r"\.(.+)\.(\d+)")
+UNFINISHED = re.compile(r"\.(.+)\.(\d+)")
 
 
 def sweep(folder: str | Path, *names: str) -> list[str]:
@@ -71,7 +80,7 @@ def sweep(folder: str | Path, *names: str) -> list[str]:
     """
     removed = []
     for path in Path(folder).glob(".*" if names else "**/.*"):
-        match = _UNFINISHED.fullmatch(path.name)
+        match = UNFINISHED.fullmatch(path.name)
         if match and path.is_file() and (not names or match[1] in names):
             path.unlink(missing_ok=True)
             removed.append(path.name)

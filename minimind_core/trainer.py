@@ -146,9 +146,9 @@ class Trainer(Hooks):
                 weights = shown(self.plan.weights)
                 self.say(f"This run is complete: {self.step} updates; its weights are in {weights}.", log=False)
                 return self._result()
+            if self.forward is self.model:  # before anything is written: an interrupt is harmless here
+                self.forward = compiled(self.model, self.plan, lambda text: self.say(text, log=False))
             self._open_files(resumed)
-            if self.forward is self.model:
-                self.forward = compiled(self.model, self.plan, self.say)
             self.clock = Clock(self.micro_step)
             self.saver.start()
             self.progress = Progress(self.total_steps, self.micro_step, self.bar and self.world.is_main)

@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimind_core import PackedDataset, PretrainDataset, encode_corpus, encoder
-from minimind_core.cache_files import ArrayFile, file_sha256, sweep
+from minimind_core.cache_files import ArrayFile, sweep
+from minimind_core.files import file_sha256
 from minimind_core.paths import PROJECT
 from minimind_core.splits import ROWS, SEGMENTS, TOKENS, Rows, Split, whole, write_splits
 
