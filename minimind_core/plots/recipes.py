@@ -94,7 +94,7 @@ def sight_cost(path: Path = RESULTS) -> str:
         return "What sight of other segments costs was not measured."
     costs = [of_kind[True][seed] - of_kind[False][seed] for seed in common]
     return (
-        f"Sight of other segments changes the held-out loss by {mean(costs):+.3f} nats per token ({min(costs):+.3f} to "
-        f"{max(costs):+.3f} with {len(common)} seeds), against a mask that confines each token to its own segment: it "
-        f"{'helps a little' if mean(costs) < 0 else 'costs a little'}. Held-out rows hold several segments, too."
+        f"Sight of other segments changes the held-out loss by {mean(costs):+.3f} nats per token: it "
+        f"{'helps a little' if mean(costs) < 0 else 'costs a little'}.\n({min(costs):+.3f} to {max(costs):+.3f} with "
+        f"{len(common)} seeds, against a mask around each segment; held-out rows hold several segments, too.)"
     )
