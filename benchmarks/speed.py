@@ -2,9 +2,11 @@
 
     python benchmarks/speed.py [--corpus FILE] [--tokenizer FOLDER] [--rounds 5] [--only dense moe laptop generation]
 
-Both sides have the same weights and take turns, an update or a text each; what counts is the median of the rounds'
+Both sides have the same weights and take turns, a micro-batch or a text each; what counts is the median of the rounds'
 ratios. The baseline (minimind_way.py) does what MiniMind does: 32 padded rows at a time, tokenised while they are
 loaded, AdamW at its defaults. Ours is the fast recipe as every run has it. Tokens are real ones, padding not counted.
+A round is a micro-batch and a step of the optimizer; from these follows the pace of a run, whose updates have eight
+micro-batches, as MiniMind's have, and one in the laptop profile.
 Writes benchmarks/results/speed.json. About 20 minutes on two cores; on a GPU the same command compares there.
 """
 
@@ -30,6 +32,7 @@ from minimind_core import (
     Hooks,
     MiniMindLM,
     ModelConfig,
+    TrainConfig,
     autocast_context,
     build_optimizer,
     generate,
@@ -46,7 +49,7 @@ from minimind_core.decoding import product
 from minimind_core.fitting import fitted
 from minimind_core.model import active_parameter_count
 
-ROWS = 32  # MiniMind's micro-batch; here an update
+ROWS = 32  # MiniMind's micro-batch
 LAPTOP = {"dim": 128, "n_layers": 4, "n_heads": 8, "n_kv_heads": 2}
 CASES = {
     "dense": {"dim": 512, "n_layers": 8},
@@ -55,25 +58,39 @@ CASES = {
     "laptop, full rows": LAPTOP | {"max_seq_len": 256, "vocab_size": 2400},
 }
 NEW_TOKENS = 256
-Turn = Callable[[], int]  # does one update, or one text; returns how many real tokens that were
+Turn = Callable[[], tuple[int, float]]  # a micro-batch and a step of the optimizer: real tokens, seconds of that step
+
+
+class Stopwatch:
+    """Takes the time of an optimizer's last step, apart from all else."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.seconds, self.usual = 0.0, optimizer.step
+        optimizer.step = self.step
+
+    def step(self, *arguments) -> None:
+        start = now()
+        self.usual(*arguments)
+        self.seconds = now() - start
 
 
 # --- a step of training -----------------------------------------------------------------------------------------------
 
 
 def their_update(asked: argparse.Namespace, case: str, device: torch.device) -> tuple[Turn, torch.nn.Module]:
-    """MiniMind's update of one micro-batch of ROWS padded rows; float16 with a scaler on a GPU, as there."""
+    """MiniMind's turn: ROWS padded rows and AdamW; in float16 with a scaler on a GPU, as there."""
     plan = plan_of(asked, case, recipe="seed")
     torch.manual_seed(0)
     model = minimind_way.Model(plan.model).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    watch = Stopwatch(optimizer)
     rows = minimind_way.Rows(plan.corpus.path, plan.tokenizer, plan.model.max_seq_len)
     batches = itertools.cycle(DataLoader(rows, ROWS, drop_last=True))
     on_gpu = device.type == "cuda"
     scaler = torch.amp.GradScaler(device.type, enabled=on_gpu)
     context = autocast_context(device, torch.float16 if on_gpu else torch.float32)
 
-    def update() -> int:
+    def update() -> tuple[int, float]:
         X, Y, loss_mask = (part.to(device) for part in next(batches))
         for group in optimizer.param_groups:
             group["lr"] = get_lr(1, 100, 5e-4)
@@ -85,30 +102,30 @@ def their_update(asked: argparse.Namespace, case: str, device: torch.device) -> 
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        return int(loss_mask.sum())
+        return int(loss_mask.sum()), watch.seconds
 
     return update, model
 
 
 def our_update(asked: argparse.Namespace, case: str, weights: dict) -> tuple[Turn, torch.nn.Module]:
-    """An update of ROWS packed rows by the loop, the pieces and the optimizer that a run of the fast recipe has."""
+    """Our turn: ROWS packed rows by the loop, the pieces and the optimizer that a run of the fast recipe has."""
     plan = fitted(plan_of(asked, case, recipe="fast"))
     device, accumulation = plan.device, plan.train.accumulation_steps
     model = MiniMindLM(plan.model).to(device).train()
     model.load_state_dict(weights)
     optimizer, scaler = build_optimizer(model, plan.recipe, 1e-4), make_scaler(device, plan.dtype)
-    quick, counted = compiled(model, plan, print), []
+    quick, watch, counted = compiled(model, plan, print), Stopwatch(optimizer), []
     order = EpochBatches(len(plan.train_set), plan.train.batch_size, True, whole_only=True)
     batches = endless(lambda: batch_loader(plan.train_set, order))
 
-    def update() -> int:
+    def update() -> tuple[int, float]:
         counted.clear()
         hooks = Hooks(accumulation, lr=1e-4, accumulation_steps=accumulation, device=device)
         hooks.after_backward = lambda epoch, step, ce, aux_loss, tokens: counted.append(tokens)
         hooks.before_update = lambda *arguments: None
         context = autocast_context(device, plan.dtype)
         train_epoch(0, quick, itertools.islice(batches, accumulation), optimizer, scaler, context, hooks)
-        return int(sum(counted))
+        return int(sum(counted)), watch.seconds
 
     return update, model
 
@@ -127,12 +144,12 @@ def plan_of(asked: argparse.Namespace, case: str, recipe: str):
 
 
 def compare_steps(asked: argparse.Namespace, case: str) -> dict:
-    """Tokens per second of both, and the median of each round's ratio, after one update each to get warm."""
+    """Tokens per second of both, and the median of each round's ratio, after one turn each to get warm."""
     device = pick_device()
     theirs, model = their_update(asked, case, device)
     ours, ours_model = our_update(asked, case, model.state_dict())
-    rounds = alternate(theirs, ours, asked.rounds)
-    facts = summary(rounds)
+    micro_batches = 1 if "full rows" in case else TrainConfig().accumulation_steps
+    facts = summary(alternate(theirs, ours, asked.rounds, micro_batches)) | {"micro_batches": micro_batches}
     facts["active_parameters"] = active_parameter_count(ours_model)
     facts["real_share_of_their_rows"] = share_of_real_tokens(asked, case)
     facts["memory_bytes"] = [fresh(__file__, ["--memory", side, "--only", case, *flags(asked)]) for side in SIDES]
@@ -143,7 +160,7 @@ SIDES = ("theirs", "ours")
 
 
 def memory_of(asked: argparse.Namespace, case: str, side: str) -> int:
-    """Peak memory, above that of an idle Python with torch, of two updates in a process of its own."""
+    """Peak memory, above that of an idle Python with torch, of two turns in a process of its own."""
     device, before = pick_device(), peak_memory(pick_device())
     if side == "theirs":
         update, _ = their_update(asked, case, device)
@@ -159,15 +176,18 @@ def share_of_real_tokens(asked: argparse.Namespace, case: str) -> float:
     return float(torch.stack(masks).float().mean())
 
 
-def alternate(theirs: Turn, ours: Turn, rounds: int) -> list[tuple[float, float]]:
-    """Tokens per second of both in each round; the first, to get warm, is thrown away."""
+def alternate(theirs: Turn, ours: Turn, rounds: int, micro_batches: int = 1) -> list[tuple[float, float]]:
+    """Tokens per second of both in each round, with so many micro-batches to a step of the optimizer; the first round,
+    to get warm, is thrown away.
+    """
     found = []
     for _ in range(rounds + 1):
         pair = []
         for turn in (theirs, ours):
             start = now()
-            tokens = turn()
-            pair.append(tokens / (now() - start))
+            tokens, of_optimizer = turn()
+            of_rows = now() - start - of_optimizer
+            pair.append(micro_batches * tokens / (micro_batches * of_rows + of_optimizer))
         found.append(tuple(pair))
         print(f"  {pair[0]:,.0f} and {pair[1]:,.0f} tokens/s: {pair[1] / pair[0]:.2f} ×", flush=True)
     return found[1:]
@@ -199,13 +219,13 @@ def compare_generation(asked: argparse.Namespace, use_moe: bool) -> dict:
     theirs.load_state_dict(ours.state_dict())
     prompt = torch.randint(3, config.vocab_size, (1, 10), device=device)
 
-    def their_text() -> int:
+    def their_text() -> tuple[int, float]:
         minimind_way.generate(theirs, prompt, NEW_TOKENS, 0.75, 0.9, 1.0)
-        return NEW_TOKENS
+        return NEW_TOKENS, 0.0
 
-    def our_text() -> int:
+    def our_text() -> tuple[int, float]:
         generate(ours, prompt, NEW_TOKENS, temperature=0.75, top_p=0.9, eos_token_id=None)
-        return NEW_TOKENS
+        return NEW_TOKENS, 0.0
 
     facts = summary(alternate(their_text, our_text, asked.rounds))
     facts["bare_products_tokens_per_s"] = 1 / seconds_of_bare_products(ours)

@@ -88,6 +88,9 @@ class Muon(torch.optim.Optimizer):
         return state["momentum"]
 
 
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c
+
+
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """Matrices (n, rows, columns) with their singular values pushed to about 1, by a Newton–Schulz iteration.
 
@@ -95,16 +98,36 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     saves a quarter of the time. In bfloat16 on a GPU, where that is fast and precise enough; in float32 on a CPU, where
     bfloat16 is tens of times slower.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
+    a, b, c = NEWTON_SCHULZ
     x = matrices.bfloat16() if matrices.device.type == "cuda" else matrices.float()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        square = x @ x.mT
-        inner = torch.baddbmm(square, square, square, beta=b, alpha=c)  # b·A + c·A²
-        x = torch.baddbmm(x, inner, x, beta=a)
+    if x.dtype == torch.float32 and x.shape[-1] > 1.5 * x.shape[-2]:
+        x = _by_squares(x, steps)
+    else:
+        for _ in range(steps):
+            square = x @ x.mT
+            inner = torch.baddbmm(square, square, square, beta=b, alpha=c)  # b·A + c·A²
+            x = torch.baddbmm(x, inner, x, beta=a)
     return x.mT if tall else x
+
+
+def _by_squares(x: Tensor, steps: int) -> Tensor:
+    """The same of wide matrices with a third less work: all steps are made on the small A = X·Xᵀ, then applied at once.
+
+    A step multiplies X by P = a·I + b·A + c·A², so A becomes P·A·P. Needs float32: what is rounded off a small singular
+    value is squared and then grows.
+    """
+    a, b, c = NEWTON_SCHULZ
+    square, product = x @ x.mT, None
+    for step in range(steps):
+        factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = factor if product is None else factor @ product
+        if step < steps - 1:
+            square = factor @ (factor @ square)
+    return x if product is None else product @ x
 
 
 class OptimizerPair:

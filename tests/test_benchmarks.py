@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 
@@ -90,12 +91,23 @@ def test_both_sides_of_a_step_are_timed_from_the_same_weights(asked, monkeypatch
     theirs, model = speed.their_update(asked, "laptop", torch.device("cpu"))
     ours, our_model = speed.our_update(asked, "laptop", model.state_dict())
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in our_model.state_dict().items())
-    assert theirs() == theirs() == 4 * 63, "rows of the sample are full at this length"
-    assert ours() == 4 * 63
+    for turn in (theirs, theirs, ours):
+        tokens, seconds = turn()
+        assert tokens == 4 * 63, "rows of the sample are full at this length"
+        assert 0 < seconds < 10
     assert any(not torch.equal(value, model.state_dict()[name]) for name, value in our_model.state_dict().items())
     facts = speed.compare_steps(asked, "laptop")
     assert facts["ratio"] == pytest.approx(facts["our_tokens_per_s"] / facts["their_tokens_per_s"])
     assert facts["real_share_of_their_rows"] == 1.0 and facts["memory_bytes"] == [1000, 1000]
+
+
+def test_a_run_steps_once_after_eight_micro_batches(monkeypatch):
+    clock = itertools.count(step=5.0)  # a micro-batch and a step take five seconds together
+    monkeypatch.setattr(speed, "now", lambda: next(clock))
+    theirs, ours = (lambda: (100, 1.0)), (lambda: (100, 3.0))  # one second of them, or three, is the optimizer's
+    found = speed.alternate(theirs, ours, rounds=2, micro_batches=8)
+    assert found == [(pytest.approx(800 / 33), pytest.approx(800 / 19))] * 2
+    assert speed.alternate(theirs, ours, rounds=1) == [(20, 20)]
 
 
 def test_new_tokens_are_timed_beside_the_bare_products(asked, monkeypatch):

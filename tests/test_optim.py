@@ -92,7 +92,7 @@ def test_matrices_turned_together_are_turned_as_alone():
     torch.testing.assert_close(orthogonalize(matrices), alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 10), (3, 10, 6)])
+@pytest.mark.parametrize("shape", [(2, 6, 10), (3, 10, 6), (2, 8, 8), (1, 6, 8)])
 def test_an_iteration_is_the_polynomial_that_it_says(shape):
     matrices = torch.randn(*shape, dtype=torch.float64)
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
@@ -103,8 +103,22 @@ def test_an_iteration_is_the_polynomial_that_it_says(shape):
     torch.testing.assert_close(orthogonalize(matrices, steps=3).double(), wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_a_gradient_of_zeros_stays_zero():
-    assert torch.equal(orthogonalize(torch.zeros(1, 8, 8)), torch.zeros(1, 8, 8))
+@pytest.mark.parametrize("shape", [(48, 64), (48, 132)])  # both ways of doing it
+def test_directions_of_almost_no_length_do_no_harm(shape):
+    left, _, right = torch.linalg.svd(torch.randn(*shape, dtype=torch.float64), full_matrices=False)
+    values = torch.logspace(0, -12, shape[0], dtype=torch.float64)
+    found = orthogonalize((left @ torch.diag(values) @ right)[None].float())[0].double()
+    values = values / values.norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    assert (found - left @ torch.diag(values) @ right).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8, 20)])
+def test_a_gradient_of_zeros_stays_zero(shape):
+    assert torch.equal(orthogonalize(torch.zeros(*shape)), torch.zeros(*shape))
+    matrix = torch.randn(*shape)
+    torch.testing.assert_close(orthogonalize(matrix, steps=0), matrix / matrix.norm())
 
 
 def test_muon_does_what_its_formula_says():
