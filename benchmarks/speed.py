@@ -45,7 +45,7 @@ from minimind_core import (
 )
 from minimind_core.batches import EpochBatches, batch_loader
 from minimind_core.compiling import compiled
-from minimind_core.decoding import product
+from minimind_core.decoding import cut
 from minimind_core.fitting import fitted
 from minimind_core.model import active_parameter_count
 
@@ -236,13 +236,16 @@ def compare_generation(asked: argparse.Namespace, use_moe: bool) -> dict:
 def seconds_of_bare_products(model: MiniMindLM, times: int = 50) -> float:
     """Median time of one token's matrix–vector products alone; of routed experts, as many as a token is sent to."""
     skipped = tuple(f".experts.{n}." for n in range(model.config.num_experts_per_tok, model.config.n_routed_experts))
-    found = [p for name, p in model.named_parameters() if p.dim() == 2 and not any(s in name for s in skipped)]
-    pairs = [(matrix, torch.randn(matrix.shape[1], device=matrix.device)) for matrix in found]
+    cuts, device = cut(model, rows=1), pick_device()
+    found = [
+        cuts[layer] for name, layer in model.named_modules() if layer in cuts and not any(s in name for s in skipped)
+    ]
+    pairs = [(torch.randn(len(pieces), 1, pieces.shape[1], device=device), pieces) for pieces in found]
     seconds = []
     for _ in range(times):
         start = now()
-        for matrix, vector in pairs:
-            product(vector[None], matrix)
+        for vectors, pieces in pairs:
+            torch.bmm(vectors, pieces)
         seconds.append(now() - start)
     return statistics.median(seconds)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minimind_core import MiniMindLM, generate
-from minimind_core.decoding import ROOM, Decoder
+from minimind_core.decoding import ROOM, Decoder, cut
 
 KINDS = [
     {},
@@ -84,3 +84,16 @@ def test_weights_that_change_between_two_texts_are_the_new_ones(tiny_model):
     model.load_state_dict(other.state_dict())
     settings = {"max_new_tokens": 8, "temperature": 0, "eos_token_id": None}
     assert torch.equal(generate(model, ids, **settings), generate(other, ids, **settings))
+
+
+@pytest.mark.parametrize(("rows", "available", "pieces"), [(1, 1, 1), (1, 2, 2), (1, 3, 2), (1, 6, 4), (3, 2, 1)])
+def test_a_matrix_has_a_piece_for_every_thread_where_it_can_be_cut(tiny_model, monkeypatch, rows, available, pieces):
+    model = tiny_model(vocab_size=68)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: available)
+    cuts = cut(model, rows)
+    assert {len(parts) for parts in cuts.values()} == {pieces}
+    assert len(cuts) == sum(isinstance(module, torch.nn.Linear) for module in model.modules())
+    weight = model.output.weight
+    assert cuts[model.output].untyped_storage().data_ptr() == weight.untyped_storage().data_ptr(), "nothing is copied"
+    joined = torch.cat([part.T for part in cuts[model.output]])
+    assert torch.equal(joined, weight)
