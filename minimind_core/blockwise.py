@@ -1,6 +1,6 @@
 """Causal attention for training on a CPU: queries go block by block, and a block meets only the keys that it may see.
 
-torch's own CPU kernel took 1.6 times as long for a forward and backward of 2 rows of 511 tokens (benchmarks/). Used by
+torch's own CPU kernel took 1.5 times as long for a forward and backward of 2 rows of 511 tokens (benchmarks/). Used by
 layers.causal_attention where it gains; on a GPU torch's kernels win. Left out: dropout and caches.
 """
 
@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 32  # queries in a block: its scores then stay in the processor's cache
+BLOCKS = (32, 64, 128)  # queries in a block
+IN_CACHE = 2**19  # scores of a block, 2 MB, that should still be in the processor's cache when they are needed again
 LONGEST = 1024  # tokens; beyond it the kept scores, T²/2 per head, would cost too much memory
+
+
+def block_size(heads: int, tokens: int) -> int:
+    """Queries in a block, for so many heads of all rows together: as many as the cache takes the scores of."""
+    return max([size for size in BLOCKS if heads * size * tokens <= IN_CACHE], default=BLOCKS[0])
 
 
 class BlockwiseAttention(torch.autograd.Function):
@@ -30,9 +36,10 @@ class BlockwiseAttention(torch.autograd.Function):
         queries = (queries * width**-0.5).reshape(pairs, group, tokens, width)  # (B, H, T, Dh) → (B·K, G, T, Dh)
         keys, values = keys.reshape(pairs, tokens, width), values.reshape(pairs, tokens, width)
         mixed, kept = torch.empty_like(queries), []
-        future = torch.full((BLOCK, BLOCK), -torch.inf, dtype=queries.dtype).triu_(1)
-        for start in range(0, tokens, BLOCK):
-            end = min(start + BLOCK, tokens)
+        block = block_size(batch * heads, tokens)
+        future = torch.full((block, block), -torch.inf, dtype=queries.dtype).triu_(1)
+        for start in range(0, tokens, block):
+            end = min(start + block, tokens)
             rows = queries[:, :, start:end].reshape(pairs, -1, width)  # G·(end - start) queries
             scores = torch.bmm(rows, keys[:, :end].mT).view(pairs, group, end - start, end)
             scores[..., start:end] += future[: end - start, : end - start]
@@ -49,10 +56,11 @@ class BlockwiseAttention(torch.autograd.Function):
         queries, keys, values, mixed, *kept = ctx.saved_tensors
         (pairs, group, tokens, width), shape = queries.shape, grad.shape
         grad = grad.reshape(queries.shape)
+        block = block_size(shape[0] * shape[1], tokens)
         row_sums = (grad * mixed).sum(dim=-1, keepdim=True)
         d_queries, d_keys, d_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
-        for start, weights in zip(range(0, tokens, BLOCK), kept, strict=True):
-            end = min(start + BLOCK, tokens)
+        for start, weights in zip(range(0, tokens, block), kept, strict=True):
+            end = min(start + block, tokens)
             rows, arrived, sums = (
                 t[:, :, start:end].reshape(pairs, -1, t.shape[-1]) for t in (queries, grad, row_sums)
             )
@@ -71,7 +79,7 @@ def gains(queries: Tensor, keys: Tensor, dropout: float) -> bool:
         and queries.dtype == torch.float32
         and queries.requires_grad
         and not dropout
-        and BLOCK <= queries.shape[2] == keys.shape[2] <= LONGEST
+        and BLOCKS[0] <= queries.shape[2] == keys.shape[2] <= LONGEST
         and queries.shape[0] > 0
         and not torch.compiler.is_compiling()
     )

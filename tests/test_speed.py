@@ -38,7 +38,7 @@ def heads(batch: int, count: int, tokens: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("batch", "queries", "keys", "tokens", "width"),
-    [(2, 8, 2, 95, 16), (1, 4, 4, 32, 8), (3, 4, 1, 33, 6), (2, 2, 2, 64, 4), (1, 8, 2, 255, 16)],
+    [(2, 8, 2, 95, 16), (1, 4, 4, 32, 8), (3, 4, 1, 33, 6), (2, 2, 2, 64, 4), (1, 8, 2, 255, 16), (8, 8, 4, 130, 4)],
 )
 def test_attention_by_blocks_has_torchs_values_and_gradients(batch, queries, keys, tokens, width):
     inputs = heads(batch, queries, tokens, width), heads(batch, keys, tokens, width), heads(batch, keys, tokens, width)
@@ -52,6 +52,12 @@ def test_attention_by_blocks_has_torchs_values_and_gradients(batch, queries, key
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+def test_a_blocks_scores_fit_the_cache_where_they_can():
+    assert blockwise.block_size(heads=16, tokens=511) == 64
+    assert blockwise.block_size(heads=8, tokens=300) == 128, "no more than this"
+    assert blockwise.block_size(heads=256, tokens=511) == 32, "no less than this"
+
+
 def test_attention_by_blocks_is_used_in_training_on_a_cpu_and_nowhere_else(monkeypatch):
     used = []
     really = blockwise.BlockwiseAttention.apply
@@ -63,9 +69,9 @@ def test_attention_by_blocks_is_used_in_training_on_a_cpu_and_nowhere_else(monke
         causal_attention(queries, others, others, dropout)
         return bool(used)
 
-    assert uses() and uses(tokens=blockwise.BLOCK)
+    assert uses() and uses(tokens=blockwise.BLOCKS[0])
     assert not uses(dropout=0.1) and not uses(dtype=torch.bfloat16) and not uses(tokens=40, span=50)
-    assert not uses(tokens=blockwise.BLOCK - 1) and not uses(tokens=blockwise.LONGEST + 1)
+    assert not uses(tokens=blockwise.BLOCKS[0] - 1) and not uses(tokens=blockwise.LONGEST + 1)
     with torch.no_grad():
         used.clear()
         model = MiniMindLM(tiny_config(max_seq_len=64))
