@@ -2,9 +2,9 @@
 
     python benchmarks/left.py [--use_moe] [--rounds 7]
 
-Takes one piece of an update of the 25.8M model (on a CPU 2 rows, on a GPU 32), forward and backward; beside it the same
-matrix products alone, and one large square product, which is what the machine can do at best. Then sorts the step's own
-time by kind, with torch's profiler. Writes benchmarks/results/left.json.
+Takes one piece of an update of the 25.8M model (on a CPU 2 rows, on a GPU 32), forward and backward; in turns with it
+the same matrix products alone, and one large square product, which is what the machine can do at best. Then sorts the
+step's own time by kind, with torch's profiler. Writes benchmarks/results/left.json.
 """
 
 from __future__ import annotations
@@ -33,14 +33,19 @@ KINDS = {  # by the beginning of an operator's name
 }
 
 
-def median_seconds(work: Callable[[], object], rounds: int) -> float:
-    work()
-    times = []
-    for _ in range(rounds):
-        start = now()
+def taken_in_turns(works: list[Callable[[], object]], rounds: int) -> list[tuple[float, ...]]:
+    """Seconds of each piece of work in each round; in turns, for a machine may be quicker now than a minute ago."""
+    for work in works:
         work()
-        times.append(now() - start)
-    return statistics.median(times)
+    found = []
+    for _ in range(rounds):
+        times = []
+        for work in works:
+            start = now()
+            work()
+            times.append(now() - start)
+        found.append(tuple(times))
+    return found
 
 
 def bare_products(model: MiniMindLM, positions: int, dtype: torch.dtype) -> Callable[[], None]:
@@ -66,12 +71,12 @@ def bare_products(model: MiniMindLM, positions: int, dtype: torch.dtype) -> Call
     return multiply
 
 
-def best_rate(dtype: torch.dtype, rounds: int) -> float:
-    """Floating-point operations per second of one square product, large enough to hide everything else."""
+def square_product(dtype: torch.dtype) -> tuple[Callable[[], object], int]:
+    """One square product, large enough to hide everything else, and its floating-point operations."""
     device = pick_device()
     size = 8192 if device.type == "cuda" else 2048
     one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / median_seconds(lambda: one @ other, rounds)
+    return lambda: one @ other, 2 * size**3
 
 
 def shares(step: Callable[[], None], device: torch.device) -> dict[str, float]:
@@ -110,17 +115,18 @@ def main() -> int:
     positions, length = ids.numel(), ids.shape[1]
     products = 6 * active_parameter_count(model)
     attention = 12 * config.n_layers * config.dim * length  # every position with every other; causal: half of it
-    seconds = median_seconds(step, asked.rounds)
-    alone = median_seconds(bare_products(model, positions, dtype), asked.rounds)
-    best = best_rate(dtype, asked.rounds)
+    square, operations = square_product(dtype)
+    rounds = taken_in_turns([step, bare_products(model, positions, dtype), square], asked.rounds)
+    seconds, alone, of_square = (statistics.median(times) for times in zip(*rounds, strict=True))
+    in_squares = statistics.median(times[2] / times[0] for times in rounds)  # one square product, in steps
     facts = {
         "positions": positions,
         "seconds": seconds,
         "tokens_per_s": positions / seconds,
         "products_alone_seconds": alone,
-        "best_flops_per_s": best,
-        "share_of_best_rate": (products + attention) * positions / seconds / best,
-        "share_of_best_rate_causal": (products + attention / 2) * positions / seconds / best,
+        "best_flops_per_s": operations / of_square,
+        "share_of_best_rate": (products + attention) * positions * in_squares / operations,
+        "share_of_best_rate_causal": (products + attention / 2) * positions * in_squares / operations,
         "shares": shares(step, device),
     }
     for name, value in facts.items():

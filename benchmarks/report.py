@@ -78,18 +78,28 @@ def markdown() -> str:
 
 def left() -> list[str]:
     """What stands between a step, or a new token, and the machine itself."""
-    found, step, speed = [], result("left").get("dense"), result("speed")
-    if step:
-        rate = step["best_flops_per_s"] / 1e9
+    found, steps, speed = [], result("left"), result("speed")
+    if "dense" in steps:
+        step = steps["dense"]
         others = ", ".join(f"{kind} {share:.0%}" for kind, share in step["shares"].items())
         found.append(
             f"A step runs at {step['share_of_best_rate_causal']:.0%} of this machine's own rate of multiplying "
-            f"matrices ({rate:,.0f} GFLOP/s). Where its time goes: {others}."
+            f"matrices ({step['best_flops_per_s'] / 1e9:,.0f} GFLOP/s). Where its time goes: {others}."
         )
-    if "generation" in speed:
-        part = speed["generation"]
-        share = part["our_tokens_per_s"] / part["bare_products_tokens_per_s"]
-        found.append(f"New tokens come at {share:.0%} of the rate that the bare products with each matrix would allow.")
+    if "moe" in steps:
+        step = steps["moe"]
+        found.append(
+            f"With experts it is {step['share_of_best_rate_causal']:.0%}, and matrix products take "
+            f"{step['shares']['matrix products']:.0%} of the time."
+        )
+    shares = [
+        f"{speed[part]['our_tokens_per_s'] / speed[part]['bare_products_tokens_per_s']:.0%}{of_what}"
+        for part, of_what in (("generation", ""), ("generation, moe", " (with experts)"))
+        if part in speed
+    ]
+    if shares:
+        rates = " and ".join(shares)
+        found.append(f"New tokens come at {rates} of the rate that the bare products with each matrix would allow.")
     return [" ".join(found)] if found else []
 
 

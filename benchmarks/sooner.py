@@ -1,6 +1,6 @@
 """Time to the same held-out loss: MiniMind's way from beginning to end, and the fast recipe in fewer tokens.
 
-    python benchmarks/sooner.py --train FILE --valid FILE [--rate 6e-3] [--fewer 2] [--rounds 3]
+    python benchmarks/sooner.py --train FILE --valid FILE [--rate 3e-3] [--fewer 2.3] [--rounds 3]
 
 Both train a small model from the same initial weights. MiniMind's way (minimind_way.py: padded rows, AdamW, its
 schedule, tokenised while loaded) goes over so many tokens with the peak rate that suits it best; the fast recipe gets
@@ -79,9 +79,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", required=True, help="corpus to train on, JSON lines")
     parser.add_argument("--valid", required=True, help="rows to judge by, JSON lines")
-    parser.add_argument("--rate", type=float, default=6e-3, help="MiniMind's peak rate that is best at this size")
+    parser.add_argument("--rate", type=float, default=3e-3, help="MiniMind's peak rate that is best at this size")
     parser.add_argument("--fast_rate", type=float, default=1.5e-3, help="--learning_rate of the fast recipe")
-    parser.add_argument("--fewer", type=float, default=2.0, help="how many times fewer tokens the fast recipe gets")
+    parser.add_argument("--fewer", type=float, default=2.3, help="how many times fewer tokens the fast recipe gets")
     parser.add_argument("--rounds", type=int, default=3, help="seeds")
     sizes = {"tokens": 600_000, "dim": 128, "layers": 4, "vocab": 6400, "length": 256, "rows": 8}
     for name, value in sizes.items():

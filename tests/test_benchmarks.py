@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import sys
+import time
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ sys.path.insert(0, str(PROJECT / "benchmarks"))
 import left
 import measure
 import minimind_way
+import recipes
 import report
 import sooner
 import speed
@@ -131,12 +133,13 @@ def test_time_to_a_loss_is_taken_of_training_alone(tmp_path):
 
 def test_what_is_left_is_sorted_by_kind(tmp_path, monkeypatch):
     monkeypatch.setattr(left, "ModelConfig", lambda use_moe: tiny_config(use_moe=use_moe, dim=32, max_seq_len=64))
-    monkeypatch.setattr(left, "best_rate", lambda dtype, rounds: 1e10)
+    monkeypatch.setattr(left, "square_product", lambda dtype: (lambda: time.sleep(0.01), 10**8))
     monkeypatch.setattr(sys, "argv", ["left.py", "--rounds", "1", "--json", str(tmp_path / "left.json")])
     assert left.main() == 0
     facts = json.loads((tmp_path / "left.json").read_text())["dense"]
     assert sum(facts["shares"].values()) == pytest.approx(1, abs=1e-3)
     assert facts["shares"]["matrix products"] > 0 and facts["shares"]["attention"] > 0
+    assert facts["best_flops_per_s"] == pytest.approx(1e10, rel=0.3)
     assert facts["seconds"] > 0 and facts["share_of_best_rate"] > facts["share_of_best_rate_causal"] > 0
 
 
@@ -177,6 +180,31 @@ def test_every_difference_between_the_recipes_stands_in_the_table_with_what_it_g
         assert fast[field] == now, f"{field} was measured with another value: run benchmarks/recipes.py again"
     shown = recipe_plots.recipe_gains().data
     assert all(field in shown for field in named) and "+" in shown
+
+
+def test_the_readme_says_how_many_times_fewer_tokens_were_measured():
+    runs = json.loads(recipe_plots.RESULTS.read_text(encoding="utf-8"))["runs"]
+    goals, fast = (recipe_plots.ladder()[place]["losses"] for place in (0, -1))
+    ratios = []
+    for seed, goal in goals.items():
+        fitted = [run["curve"][-1] for run in runs if run["name"] == recipes.FITTED and run["seed"] == seed]
+        whole = [next(run["tokens"] for run in runs if run["name"] == "seed"), fast[seed]]
+        ratios.append(whole[0] / recipes.crossing([*sorted(fitted), whole], goal))
+    assert len(ratios) >= 3
+    assert f"{sum(ratios) / len(ratios):.1f} times fewer tokens" in (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def test_each_line_tells_what_the_fast_recipe_misses_without_it():
+    *_, before_muon, without_rate, fast = (line["losses"] for line in recipe_plots.ladder())
+    runs = json.loads(recipe_plots.RESULTS.read_text(encoding="utf-8"))["runs"]
+    missing = [before_muon, without_rate]
+    for name in recipes.left_out():
+        found = {run["seed"]: run["curve"][-1][1] for run in runs if run["name"] == name}
+        assert found.keys() == fast.keys(), f"{name} was not run with every seed"
+        missing.append(found)
+    shown = recipe_plots.recipe_gains().data
+    for losses in missing:
+        assert f"{sum(losses[seed] - fast[seed] for seed in fast) / len(fast):+.3f}" in shown
 
 
 def test_the_cost_of_sight_is_told_from_the_measured_runs():

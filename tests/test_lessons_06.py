@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import IPython.display
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from minimind_core.checks.run import (
     check_tokens_per_parameter,
     check_turning_point,
 )
+from minimind_core.plots import run as run_plots
 from minimind_core.plots.run import LiveCurves, smoothed, training_figure
 
 
@@ -142,3 +144,30 @@ def test_the_status_line_says_where_the_run_is():
     for row in ROWS:
         (curves.update if "loss" in row else curves.held_out)(row)
     assert curves.status().startswith("update 10 of 20 · loss 0.800 · held out 3.000 · 1,000 tokens/s")
+
+
+@pytest.mark.parametrize(("drawing_takes", "least", "most"), [(0.01, 40, 80), (1.0, 2, 5)])
+def test_drawing_takes_no_more_than_a_twentieth_of_the_time(monkeypatch, drawing_takes, least, most):
+    clock, shown = [1000.0], {"line": 0, "picture": 0}
+
+    class Shown:
+        def __init__(self, kind: str) -> None:
+            self.kind = kind
+            self.update(None)
+
+        def update(self, what, raw: bool = False) -> None:
+            shown[self.kind] += 1
+            clock[0] += drawing_takes * (self.kind == "picture")
+
+    monkeypatch.setattr(run_plots.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(run_plots, "training_figure", lambda rows, total: "figure")
+    monkeypatch.setattr(IPython.display, "display", lambda what, **how: Shown("line" if "raw" in how else "picture"))
+    curves = LiveCurves(80, every=1.0)
+    for step in range(1, 81):
+        clock[0] += 1.0
+        curves.update(ROWS[0] | {"step": step})
+    assert shown["line"] >= 40, "what costs nothing goes on"
+    assert least <= shown["picture"] <= most
+    before = shown["picture"]
+    curves.held_out(ROWS[-1] | {"step": 80})
+    assert shown["picture"] == before + 1, "the end is always drawn"

@@ -70,11 +70,13 @@ def smoothed(values: list[float], share: float = 0.9) -> list[float]:
 class LiveCurves:
     """Curves and a status line that a notebook shows while a run goes on; give its methods to a Trainer.
 
-    Redrawn every `every` seconds at most. Where pictures cannot be shown, the status line still is.
+    The status line is renewed every `every` seconds; the curves as well, unless drawing them would take more than a
+    twentieth of the time. Where pictures cannot be shown, the status line still is.
     """
 
     def __init__(self, updates: int, every: float = 4.0) -> None:
         self.total, self.every, self.rows, self.shown_at = updates, every, [], 0.0
+        self.drawn_at = self.drawing_took = 0.0
         self.started: tuple[float, int] | None = None
         self.picture = self.line = None
 
@@ -113,14 +115,21 @@ class LiveCurves:
         """Draw the state now, in place of the last one."""
         from IPython.display import display
 
-        self.shown_at = time.perf_counter()
-        figure, text = training_figure(self.rows, total=self.total), {"text/plain": self.status()}
+        start = self.shown_at = time.perf_counter()
+        text, ended = {"text/plain": self.status()}, bool(self.rows) and self.rows[-1]["step"] == self.total
         if self.picture is None:
             self.line = display(text, raw=True, display_id=True)
-            self.picture = display(figure, display_id=True)
         else:
             self.line.update(text, raw=True)
+            if start - self.drawn_at < 20 * self.drawing_took and not ended:
+                return
+        figure = training_figure(self.rows, total=self.total)
+        if self.picture is None:
+            self.picture = display(figure, display_id=True)
+        else:
             self.picture.update(figure)
+        self.drawn_at = time.perf_counter()
+        self.drawing_took = self.drawn_at - start
 
 
 def singular_values_figure(before: np.ndarray, after: np.ndarray) -> Figure:
