@@ -19,7 +19,7 @@ help:
 	@echo "make lab        set up, open JupyterLab at notebooks/"
 	@echo "make test       set up, run the whole test suite"
 	@echo "make kills      kill training runs at many moments, resume them, compare bit by bit (20 minutes)"
-	@echo "make bench      measure speed and memory against MiniMind's way of doing it (three quarters of an hour)"
+	@echo "make bench      measure speed and memory against MiniMind's way of doing it (about an hour)"
 	@echo "make notebooks  run the notebooks and keep their fresh outputs in the files"
 	@echo "make lint       check style and formatting of code and notebooks"
 	@echo "make setup      set up, nothing more"

@@ -132,7 +132,7 @@ def main() -> int:
     parser.add_argument("--readme", action="store_true", help="write the table into README.md, too, and draw the plot")
     asked = parser.parse_args()
     if not result("speed"):
-        print("No figures yet: `make bench` measures (three quarters of an hour on two cores).")
+        print("No figures yet: `make bench` measures (about an hour on two cores).")
         return 1
     print(markdown())
     if asked.readme:
