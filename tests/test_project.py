@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -14,6 +15,7 @@ import nbformat
 import pytest
 
 import minimind_core
+from minimind_core import ModelConfig, TrainConfig
 from minimind_core.paths import PROJECT
 
 PACKAGE = PROJECT / "minimind_core"
@@ -256,10 +258,29 @@ def test_the_readme_is_filled_in(readme):
     assert re.findall(r"@[A-Z_]+@|(?:TO|FIX)(?:DO|ME)", readme) == []
 
 
-def test_the_readmes_links_and_pictures_lead_to_files(readme):
-    links = re.findall(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", readme)
-    assert any(mark for mark, _, _ in links)
+TEXTS = [PROJECT / "README.md", PROJECT / "dataset" / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_links_and_pictures_lead_to_files(path):
+    links = re.findall(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    assert any(mark for mark, _, _ in links) or path.name != "README.md" or path.parent != PROJECT
     for mark, words, target in links:
         assert words.strip() or not mark, f"{target} has no words for those who cannot see it"
         if "://" not in target and not target.startswith("#"):
-            assert (PROJECT / target.split("#")[0]).exists(), target
+            assert (path.parent / target.split("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_flags_that_a_text_advises_exist(path):
+    text = "\n".join(
+        line for line in path.read_text(encoding="utf-8").splitlines() if not re.search("docker|torchrun", line)
+    )
+    known = {f.name for config in (TrainConfig, ModelConfig) for f in dataclasses.fields(config)}
+    known |= {*inspect.signature(minimind_core.generate).parameters, "weights", "prompt", "to", "help"}
+    known |= {"index-url", "ServerApp", "LabApp"}  # pip's and JupyterLab's
+    assert set(re.findall(r"(?<![\w-])--([A-Za-z][\w-]*)", text)) <= known
+
+
+def test_the_readme_leads_from_symptoms_to_remedies(readme):
+    assert "docs/troubleshooting.md" in readme and "docs/faults.md" in readme
