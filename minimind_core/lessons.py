@@ -93,7 +93,7 @@ LESSONS = (
         "The full run",
         "start a pretraining run, watch it, interrupt it, resume it, and tell learning from memorising",
         ("plan", "trainer", "saver", "run_state", "faults", "checkpoint", "tracking", "preflight"),
-        3.4,
+        4.1,
         None,
         240,
     ),
