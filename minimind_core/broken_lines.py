@@ -75,7 +75,7 @@ def _why_not_json(line: str) -> str:
     if line.startswith(("#", "//")):
         return "Comments are no JSON lines: remove the line."
     if not line.startswith(("{", "[", '"')):
-        return f"It looks like plain text or a table: {_HOW_TO_CONVERT}"
+        return f"It looks like plain text or a table: let the name of plain text end in .txt, or {_HOW_TO_CONVERT}"
     if line.startswith("{'"):
         return f"It looks like a Python dictionary, with single quotes: {_HOW_TO_CONVERT}"
     try:

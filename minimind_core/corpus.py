@@ -1,8 +1,9 @@
 """JSON lines in, clean text out: read, check and describe a pretraining corpus.
 
-A corpus is a UTF-8 file with one JSON object a line, `{"text": "<s>…</s> <s>…</s> …"}`. Three editions of the markers
-are met in the wild; all are read as the first, so that one tokenizer serves them. No torch here, nothing is kept in
-memory: a 1.6 GB file is read line by line. Taught in notebook 01. Left out: downloads (download.py), ids (encoding.py).
+A corpus is a UTF-8 file with one JSON object a line, `{"text": "<s>…</s> <s>…</s> …"}`; a .txt file will do as well
+(plain_text.py). Three editions of the markers are met in the wild; all are read as the first, so that one tokenizer
+serves them. No torch here, nothing is kept in memory: a 1.6 GB file is read line by line. Taught in notebook 01. Left
+out: downloads (download.py), ids (encoding.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from .broken_lines import CUT_SHORT, HOW_TO_SPLIT, cut, known_keys, looks_like
 from .errors import CorpusError
 from .paths import SAMPLE, dataset_dir, reading, shown
+from .plain_text import SUFFIXES, is_plain_text, plain_line, plain_rows
 
 BOS, EOS = "<s>", "</s>"
 LONGEST_LINE = 64 << 20  # bytes; a longer one is no row, and would only fill the memory
@@ -67,17 +69,32 @@ def iter_rows(
     """Yield (line number from 1, text as it stands) for each row; blank lines, CRLF and byte-order marks are fine.
 
     `seen` is called with the bytes of each line as they are read, blank ones too: together they are the whole file.
-    Raises CorpusError, naming file and line, for anything that is not `{"text": "…"}`.
+    In a .txt file each line is a segment; a row's number is that of its first line. Raises CorpusError, naming file
+    and line, for anything that is not `{"text": "…"}` (or, there, no text in UTF-8).
     """
     path = existing_file(path)
     if limit is not None and limit <= 0:
         return
-    rows, name = 0, shown(path)
-    with reading(path, CorpusError), open(path, "rb") as file:
+    name, found = shown(path), False
+    with reading(path, CorpusError):
+        lines = _filled_lines(path, name, seen)
+        rows = plain_rows(lines, name) if is_plain_text(path) else _json_rows(lines, name)
+        for row in islice(rows, limit):
+            found = True
+            yield row
+    if not found:
+        raise CorpusError(
+            f'{name} holds no rows; a corpus has one {{"text": "…"}} on each line, or is a .txt file of plain text.'
+        )
+
+
+def _filled_lines(path: Path, name: str, seen: Callable[[bytes], object] | None) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, bytes) of the lines that are not blank, without a byte-order mark."""
+    with open(path, "rb") as file:
         for number in count(1):
             raw = file.readline(LONGEST_LINE + 1)
             if not raw:
-                break
+                return
             if seen is not None:
                 seen(raw)
             if len(raw) > LONGEST_LINE:
@@ -85,14 +102,13 @@ def iter_rows(
                 hint = f'A corpus has one {{"text": "…"}} a line: {HOW_TO_SPLIT}' if hint == CUT_SHORT else hint
                 raise CorpusError(f"{name}, line {number}: longer than {LONGEST_LINE >> 20} MiB. {hint}")
             raw = raw.removeprefix(b"\xef\xbb\xbf")
-            if not raw.strip():
-                continue
-            yield number, _text_of(f"{name}, line {number}", number, raw)
-            rows += 1
-            if limit is not None and rows >= limit:
-                return
-    if not rows:
-        raise CorpusError(f'{name} holds no rows; a corpus has one {{"text": "…"}} on each line.')
+            if raw.strip():
+                yield number, raw
+
+
+def _json_rows(lines: Iterator[tuple[int, bytes]], name: str) -> Iterator[tuple[int, str]]:
+    for number, raw in lines:
+        yield number, _text_of(f"{name}, line {number}", number, raw)
 
 
 def existing_file(path: str | Path) -> Path:
@@ -111,7 +127,7 @@ def existing_file(path: str | Path) -> Path:
         with reading(path, CorpusError):
             raise error
     if stat.S_ISDIR(mode):
-        raise CorpusError(f"{shown(path)} is a folder; give the .jsonl file inside it.")
+        raise CorpusError(f"{shown(path)} is a folder; give the .jsonl or .txt file inside it.")
     if not stat.S_ISREG(mode):
         kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
         raise CorpusError(f"{shown(path)} is a {kind}, which can't be read twice; save its content as a file first.")
@@ -121,7 +137,8 @@ def existing_file(path: str | Path) -> Path:
 def _not_there(path: Path) -> str:
     if path.is_symlink():
         return f"{shown(path)} is a link to {os.readlink(path)!r}, which is not there. Mend the link, or give the file."
-    near = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else []
+    kinds = (".jsonl", *SUFFIXES)
+    near = sorted(p.name for p in path.parent.iterdir() if p.suffix in kinds) if path.parent.is_dir() else []
     more = f" and {len(near) - 8} more" if len(near) > 8 else ""
     have = f" In {shown(path.parent)} lie: {', '.join(map(shown, near[:8]))}{more}." if near else ""
     return (
@@ -185,16 +202,19 @@ def texts_at(path: str | Path, start: int, size: int) -> Iterator[str]:
     """The texts of the lines that begin in bytes `start` … `start + size` of the file, as `iter_texts` gives them.
 
     Ranges that lie side by side so share no line and lose none. Lines that hold no row are left out: which number they
-    have is not known here. Raises CorpusError when the file cannot be read.
+    have is not known here. In a .txt file each line stands for itself, without markers. Raises CorpusError when the
+    file cannot be read.
     """
     path = existing_file(path)
     with reading(path, CorpusError), open(path, "rb") as file:
+        read = plain_line if is_plain_text(path) else _text_of
         file.seek(max(0, start - 1))
         if start:  # on to the next line, unless one begins right here
             file.readline(LONGEST_LINE)
         while file.tell() < start + size and (raw := file.readline(LONGEST_LINE)):
             with suppress(CorpusError):
-                yield normalise_markers(_text_of("", 0, raw.removeprefix(b"\xef\xbb\xbf")))
+                if text := read("", 0, raw.removeprefix(b"\xef\xbb\xbf")):
+                    yield normalise_markers(text)
 
 
 @dataclass

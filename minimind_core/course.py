@@ -13,8 +13,10 @@ import os
 import re
 import sys
 import time
+from pathlib import Path
 
 import nbformat
+import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -27,8 +29,10 @@ KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "nam
 CELL_TIMEOUT = 3600 * 24 * 14  # the full run on a GPU is one cell
 
 
-def execute(lesson: Lesson, show: bool = True, timeout: int = CELL_TIMEOUT) -> tuple[nbformat.NotebookNode, float]:
-    """Run a lesson's notebook in a fresh kernel; returns the executed copy and the seconds it took.
+def execute(
+    lesson: Lesson, show: bool = True, timeout: int = CELL_TIMEOUT
+) -> tuple[nbformat.NotebookNode, float, float]:
+    """Run a lesson's notebook in a fresh kernel; returns the executed copy, the seconds it took, and gigabytes held.
 
     Raises CourseError naming notebook and cell when a cell fails, a widget holds an error, or stderr was written to.
     """
@@ -36,7 +40,10 @@ def execute(lesson: Lesson, show: bool = True, timeout: int = CELL_TIMEOUT) -> t
         raise CourseError(f"{shown(lesson.path)} is not there; a fresh clone has it.")
     notebook = nbformat.read(lesson.path, as_version=4)
     total = len(notebook.cells)
-    started = time.perf_counter()
+    started, held = time.perf_counter(), [0.0]
+
+    def measure(cell, cell_index):
+        held[0] = max(held[0], most_memory(client.km.provisioner.pid))
 
     def progress(cell, cell_index):
         if show:
@@ -49,6 +56,7 @@ def execute(lesson: Lesson, show: bool = True, timeout: int = CELL_TIMEOUT) -> t
         store_widget_state=True,
         resources={"metadata": {"path": str(lesson.path.parent)}},
         on_cell_start=progress,
+        on_cell_complete=measure,
         extra_arguments=["--IPKernelApp.log_level=40"],  # no word on transport encryption
     )
     try:
@@ -60,8 +68,21 @@ def execute(lesson: Lesson, show: bool = True, timeout: int = CELL_TIMEOUT) -> t
     if problems:
         raise CourseError(f"{lesson.name} ran, but: " + "; ".join(problems))
     if show:
-        _status(f"{lesson.name}: {total} cells, {seconds:.0f} s", last=True)
-    return notebook, seconds
+        _status(f"{lesson.name}: {total} cells, {seconds:.0f} s, {held[0]:.1f} GB of memory", last=True)
+    return notebook, seconds, held[0]
+
+
+def most_memory(pid: int) -> float:
+    """Gigabytes that a process has held at most so far; where the system keeps no record of that, holds now."""
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        peak = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        return int(peak.group(1)) * 1024 / 1e9 if peak else 0.0
+    try:
+        held = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return 0.0
+    return getattr(held, "peak_wset", held.rss) / 1e9
 
 
 def hidden_problems(notebook: nbformat.NotebookNode) -> list[str]:
@@ -84,7 +105,7 @@ def hidden_problems(notebook: nbformat.NotebookNode) -> list[str]:
 def as_committed(notebook: nbformat.NotebookNode, lesson: Lesson | None = None) -> nbformat.NotebookNode:
     """A copy as it is kept in git: outputs and counts stay; widget state, time stamps and overwritten lines go.
 
-    The header's line about time is taken from the table of lessons.
+    Header and footer are those of the table of lessons.
     """
     notebook = copy.deepcopy(notebook)
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python"}})
@@ -92,7 +113,9 @@ def as_committed(notebook: nbformat.NotebookNode, lesson: Lesson | None = None) 
         cell["id"] = f"cell-{number:02d}"
         cell.metadata.pop("execution", None)
         if lesson and number == 0:
-            cell.source = re.sub(r"^\*\*Time\*\*.*$", lesson.time_line, cell.source, flags=re.MULTILINE)
+            cell.source = lesson.header
+        if lesson and number == len(notebook.cells) - 1:
+            cell.source = lesson.footer
         if "outputs" in cell:
             cell.outputs = _joined(cell.outputs)
         for output in cell.get("outputs", []):
@@ -135,7 +158,7 @@ def run_course(lessons: list[Lesson], inplace: bool = False) -> dict[str, float]
     folder.mkdir(parents=True, exist_ok=True)
     times = {}
     for lesson in lessons:
-        notebook, times[lesson.name] = execute(lesson)
+        notebook, times[lesson.name], _ = execute(lesson)
         kept = as_committed(notebook, lesson)
         nbformat.write(kept, folder / lesson.path.name)
         if inplace:
@@ -188,11 +211,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--inplace", action="store_true", help="refresh notebooks/ itself instead of only out/notebooks/"
     )
+    parser.add_argument(
+        "--texts", action="store_true", help="run nothing: write headers and footers of notebooks/ anew"
+    )
     parser.add_argument("--only", nargs="+", type=int, metavar="N", help="run these lessons only, by number")
     args = parser.parse_args(argv)
     lessons = [lesson for lesson in LESSONS if not args.only or lesson.number in args.only]
     if not lessons:
         raise CourseError(f"--only {' '.join(map(str, args.only))}: lessons are numbered 1 to {len(LESSONS)}.")
+    if args.texts:
+        for lesson in lessons:
+            nbformat.write(as_committed(nbformat.read(lesson.path, as_version=4), lesson), lesson.path)
+        return 0
     started = time.perf_counter()
     run_course(lessons, args.inplace)
     print(

@@ -1,10 +1,12 @@
-"""The seven lessons in one table: README, notebook headers, the course runner and the tests all read it here.
+"""The seven lessons in one table: README, notebook headers and footers, the course runner and the tests all read it.
 
-Minutes are computing time of a whole notebook, measured; None means "not measured yet".
+Minutes are computing time of a whole notebook, gigabytes the most memory that its kernel held, both measured
+(`make notebooks` prints them); None means "not measured yet".
 """
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +15,20 @@ from .paths import PROJECT
 
 @dataclass(frozen=True)
 class Lesson:
-    """One notebook: its file name, what a learner can do after it, the modules it explains, its computing time."""
+    """One notebook: its file name, what a learner can do after it, the functions it explains, what it takes.
+
+    `explains` names functions and classes by module: "corpus: iter_rows describe".
+    """
 
     number: int
     name: str
     title: str
     able: str
-    modules: tuple[str, ...]
+    explains: tuple[str, ...]
+    learner_minutes: int
     laptop_minutes: float | None
-    gpu_minutes: float | None
+    laptop_gigabytes: float | None
+    gpu_minutes: float | None = None
     limit_seconds: int = 80
 
     @property
@@ -30,10 +37,59 @@ class Lesson:
         return PROJECT / "notebooks" / f"{self.name}.ipynb"
 
     @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that it explains."""
+        return tuple(line.split(":")[0] for line in self.explains)
+
+    @property
     def time_line(self) -> str:
-        """The line about time in the notebook's header; `make notebooks` writes it there."""
-        laptop, gpu = spoken_minutes(self.laptop_minutes), spoken_minutes(self.gpu_minutes)
-        return f"**Time** Computing: laptop {laptop} · RTX 4090 {gpu}"
+        """The line about time in the notebook's header."""
+        memory = "" if self.laptop_gigabytes is None else f" and {self.laptop_gigabytes:.1f} GB of memory"
+        return (
+            f"**Time** About {self.learner_minutes} minutes of yours, exercises included. Computing: laptop "
+            f"{spoken_minutes(self.laptop_minutes)}{memory} · RTX 4090 {spoken_minutes(self.gpu_minutes)}"
+        )
+
+    @property
+    def neighbours(self) -> str:
+        """Links to the lessons before and after it."""
+        links = []
+        if self.number > 1:
+            before = LESSONS[self.number - 2]
+            links.append(f"[← {before.number:02d} · {before.title}]({before.path.name})")
+        if self.number < len(LESSONS):
+            after = LESSONS[self.number]
+            links.append(f"[{after.number:02d} · {after.title} →]({after.path.name})")
+        return " · ".join(links)
+
+    @property
+    def header(self) -> str:
+        """The notebook's first cell."""
+        return (
+            f"# {self.number:02d} · {self.title}\n\nAfter this notebook you can {self.able}.\n\n{self.time_line}\n\n"
+            f"{self.neighbours}"
+        )
+
+    @property
+    def footer(self) -> str:
+        """The notebook's last cell: where to go next, the code behind it, and where to look when something is wrong."""
+        lines = []
+        for line in self.explains:
+            module, names = line.split(":")
+            where, places = f"../minimind_core/{module}.py", places_of(module)
+            links = ", ".join(f"[`{name}`]({where}#L{places[name]})" for name in names.split())
+            lines.append(f"- [{module}.py]({where}): {links}")
+        return (
+            f"{self.neighbours}\n\nThe code behind this lesson:\n\n" + "\n".join(lines) + "\n\nSomething looks wrong? "
+            "[docs/troubleshooting.md](../docs/troubleshooting.md) goes from what you see to what to do."
+        )
+
+
+def places_of(module: str) -> dict[str, int]:
+    """The line on which each function and class of a module of minimind_core begins."""
+    source = (PROJECT / "minimind_core" / f"{module}.py").read_text(encoding="utf-8")
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name: node.lineno for node in ast.parse(source).body if isinstance(node, kinds)}
 
 
 def spoken_minutes(minutes: float | None) -> str:
@@ -43,68 +99,116 @@ def spoken_minutes(minutes: float | None) -> str:
 
 LESSONS = (
     Lesson(
-        1,
-        "01_data_inspection",
-        "Looking at the data",
-        "read a pretraining corpus the way the loader does, and see what is wrong with it",
-        ("corpus", "download"),
-        0.1,
-        None,
+        number=1,
+        name="01_data_inspection",
+        title="Looking at the data",
+        able="read a pretraining corpus the way the loader does, and see what is wrong with it",
+        explains=(
+            "corpus: iter_rows describe split_segments normalise_markers",
+            "plain_text: plain_rows",
+            "download: download",
+        ),
+        learner_minutes=30,
+        laptop_minutes=0.1,
+        laptop_gigabytes=None,
     ),
     Lesson(
-        2,
-        "02_tokenizer_and_loss_mask",
-        "From text to tokens, and which of them count",
-        "train a BPE tokenizer and say for every position what the model reads, what it should say, and if that counts",
-        ("tokenizer", "encoding", "dataset"),
-        0.2,
-        None,
+        number=2,
+        name="02_tokenizer_and_loss_mask",
+        title="From text to tokens, and which of them count",
+        able=(
+            "train a BPE tokenizer and say for every position what the model reads, what it should say, and if that "
+            "counts"
+        ),
+        explains=(
+            "tokenizer: train_tokenizer pieces TextStream",
+            "encoding: encode_corpus",
+            "dataset: PretrainDataset PackedDataset",
+            "training: masked_cross_entropy",
+        ),
+        learner_minutes=40,
+        laptop_minutes=0.2,
+        laptop_gigabytes=None,
     ),
     Lesson(
-        3,
-        "03_model_and_moe",
-        "The model, part by part",
-        "build a Llama-style decoder with grouped attention and experts, and prove it equal to the one that trains",
-        ("config", "layers", "moe", "model"),
-        0.7,
-        None,
+        number=3,
+        name="03_model_and_moe",
+        title="The model, part by part",
+        able=(
+            "build a Llama-style decoder with grouped attention and experts, and prove it equal to the one that trains"
+        ),
+        explains=(
+            "config: ModelConfig",
+            "layers: RMSNorm apply_rotary Attention causal_attention FeedForward",
+            "moe: MoEGate MoEFeedForward",
+            "model: MiniMindBlock MiniMindLM parameter_count",
+        ),
+        learner_minutes=60,
+        laptop_minutes=0.7,
+        laptop_gigabytes=None,
     ),
     Lesson(
-        4,
-        "04_lr_schedule",
-        "The learning rate over a run",
-        "read a learning-rate schedule, compute the seed's number at any step, and see what other shapes do",
-        ("schedule", "optim"),
-        0.4,
-        None,
+        number=4,
+        name="04_lr_schedule",
+        title="The learning rate over a run",
+        able="read a learning-rate schedule, compute the seed's number at any step, and see what other shapes do",
+        explains=(
+            "schedule: get_lr learning_rate",
+            "optim: build_optimizer",
+        ),
+        learner_minutes=40,
+        laptop_minutes=0.4,
+        laptop_gigabytes=None,
     ),
     Lesson(
-        5,
-        "05_amp_and_accumulation",
-        "Numbers of 16 bits, and big batches on small cards",
-        "say when a gradient underflows, when a scaler helps, and when accumulated micro-batches equal one big batch",
-        ("precision", "training"),
-        0.1,
-        None,
+        number=5,
+        name="05_amp_and_accumulation",
+        title="Numbers of 16 bits, and big batches on small cards",
+        able=(
+            "say when a gradient underflows, when a scaler helps, and when accumulated micro-batches equal one big "
+            "batch"
+        ),
+        explains=(
+            "precision: pick_dtype autocast_context make_scaler",
+            "training: train_epoch masked_cross_entropy Hooks",
+        ),
+        learner_minutes=40,
+        laptop_minutes=0.1,
+        laptop_gigabytes=None,
     ),
     Lesson(
-        6,
-        "06_pretraining",
-        "The full run",
-        "start a pretraining run, watch it, interrupt it, resume it, and tell learning from memorising",
-        ("plan", "trainer", "saver", "run_state", "faults", "checkpoint", "tracking", "preflight"),
-        4.1,
-        None,
-        240,
+        number=6,
+        name="06_pretraining",
+        title="The full run",
+        able="start a pretraining run, watch it, interrupt it, resume it, and tell learning from memorising",
+        explains=(
+            "plan: plan_run",
+            "trainer: Trainer",
+            "optim: Muon orthogonalize",
+            "saver: Saver",
+            "faults: is_out_of_memory",
+            "tracking: read_metrics",
+            "preflight: estimate",
+            "checkpoint: save_weights load_run",
+        ),
+        learner_minutes=30,
+        laptop_minutes=4.1,
+        laptop_gigabytes=None,
+        limit_seconds=240,
     ),
     Lesson(
-        7,
-        "07_continuation",
-        "A model that continues a sentence",
-        "continue a text with the model you trained, turn the knobs of sampling, and measure what the model knows",
-        ("generation", "evaluation", "runs"),
-        0.2,
-        None,
+        number=7,
+        name="07_continuation",
+        title="A model that continues a sentence",
+        able="continue a text with the model you trained, turn the knobs of sampling, and measure what the model knows",
+        explains=(
+            "generation: generate stream next_token_logits",
+            "evaluation: held_out_loss token_losses fit_bigram",
+            "runs: list_runs",
+        ),
+        learner_minutes=40,
+        laptop_minutes=0.2,
+        laptop_gigabytes=None,
     ),
 )
 

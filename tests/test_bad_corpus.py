@@ -205,7 +205,7 @@ PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a missing file": (lambda path: path, "is not there.*minimind_core.download"),
     "a file in a missing folder": (lambda path: path.parent / "none" / path.name, "is not there"),
     "a file under a file": (lambda path: path.parent / "corpus.jsonl" / path.name, "is not there"),
-    "a folder": (lambda path: path.mkdir() or path, "is a folder; give the .jsonl file inside it"),
+    "a folder": (lambda path: path.mkdir() or path, "is a folder; give the .jsonl or .txt file inside it"),
     "a link to nothing": (lambda path: a_link(path, "gone.jsonl"), "is a link to 'gone.jsonl', which is not there"),
     "links in a circle": (lambda path: a_link(path, path.name), "links lead round in a circle"),
     "a pipe": (a_pipe, "is a pipe, which can't be read twice"),

@@ -121,7 +121,7 @@ def test_a_file_without_rows_is_refused(tmp_path, content):
 
 
 def test_a_folder_is_refused_with_what_to_give_instead(tmp_path):
-    with pytest.raises(CorpusError, match=r"is a folder; give the \.jsonl file"):
+    with pytest.raises(CorpusError, match=r"is a folder; give the \.jsonl or \.txt file"):
         list(iter_rows(tmp_path))
 
 
