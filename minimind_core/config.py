@@ -239,10 +239,14 @@ class TrainConfig:
     warmup_iters: int | None = _note(None, "micro-steps of linear warm-up; default: what the recipe does")
     log_interval: int = _note(100, "micro-steps between two log lines")
     save_interval: int | None = _note(None, "micro-steps between two saves; default: from what a save costs")
-    data_path: str | None = _note(None, "corpus, JSON lines or a .txt file; default: the full corpus in dataset/, else the sample")
+    data_path: str | None = _note(
+        None, "corpus, JSON lines or .txt; default: the full corpus in dataset/, else the sample"
+    )
     recipe: str = _note("fast", "seed: what MiniMind does, step for step; fast: the same model, sooner")
     resume: bool = _note(False, "go on from the last saved state of this run")
-    valid_path: str | None = _note(None, "held-out rows, JSON lines; default: the sample's, else one row in 1000")
+    valid_path: str | None = _note(
+        None, "held-out rows, JSON lines or .txt; default: the sample's, else one row in 1000"
+    )
     tokenizer: str | None = _note(None, "folder or file of a tokenizer; default: one is trained on the corpus")
     max_steps: int | None = _note(None, "stop after this many updates; the schedule is fitted to it")
     eval_interval: int | None = _note(None, "updates between two looks at the held-out loss; default: 20 per run")
