@@ -14,6 +14,7 @@ from .plan import profile_named
 from .precision import describe_device, pick_device
 
 SEED = 1337
+WHERE_TO_LOOK = "(More: docs/troubleshooting.md.)"
 
 
 def setup(number: int, profile: str | None = None, device: str = "auto") -> Profile:
@@ -52,9 +53,13 @@ def short_errors() -> None:
 
 
 def as_expected(name: str, value: float, low: float, high: float, otherwise: str = "") -> None:
-    """Print a number beside its band and whether it lies in it; `otherwise` says what is likely wrong."""
-    inside = low <= value <= high
-    verdict = "as expected" if inside else f"NOT as expected. {otherwise}".strip()
+    """Print a number beside its band and whether it lies in it; `otherwise` says what is likely wrong.
+
+    A number outside, nan too, also gets a word on where symptoms and remedies stand.
+    """
+    verdict = (
+        "as expected" if low <= value <= high else f"NOT as expected. {otherwise} {WHERE_TO_LOOK}".replace("  ", " ")
+    )
     print(f"{name}: {value:.4g}  (expected {low:.4g} to {high:.4g}) → {verdict}")
 
 

@@ -10,7 +10,8 @@ import pytest
 from matplotlib import font_manager
 
 from minimind_core.course import as_committed, hidden_problems
-from minimind_core.lessons import LESSONS, readme_table
+from minimind_core.lessons import LESSONS, places_of, readme_table
+from minimind_core.notebook import as_expected
 from minimind_core.paths import PROJECT
 from minimind_core.plots import style
 
@@ -28,9 +29,10 @@ def test_the_readme_has_the_table_of_lessons():
 @notebooks
 def test_a_header_states_title_aim_time_and_neighbours(lesson):
     header = read(lesson).cells[0].source
+    assert header == lesson.header, "refresh it with: python -m minimind_core.course --texts"
     assert header.startswith(f"# {lesson.number:02d} · ")
     assert "After this notebook you can" in header
-    assert lesson.time_line in header
+    assert re.search(r"laptop \d+\.\d min and \d+\.\d GB of memory", header)
     around = [LESSONS[i] for i in (lesson.number - 2, lesson.number) if 0 <= i < len(LESSONS)]
     assert all(f"({other.path.name})" in header for other in around)
 
@@ -43,11 +45,15 @@ def test_links_in_a_notebook_lead_somewhere(lesson):
 
 
 @notebooks
-def test_a_footer_links_the_modules_that_the_lesson_explains(lesson):
+def test_a_footer_links_the_functions_that_the_lesson_explains(lesson):
     footer = read(lesson).cells[-1].source
+    assert footer == lesson.footer, "refresh it with: python -m minimind_core.course --texts"
     for module in lesson.modules:
-        assert (PROJECT / "minimind_core" / f"{module}.py").exists()
-        assert f"../minimind_core/{module}.py" in footer, module
+        source = (PROJECT / "minimind_core" / f"{module}.py").read_text(encoding="utf-8").split("\n")
+        places = places_of(module)
+        for name, line in re.findall(rf"\[`(\w+)`\]\(\.\./minimind_core/{module}\.py#L(\d+)\)", footer):
+            assert places[name] == int(line) and re.match(rf"(?:def|class) {name}\b", source[int(line) - 1]), name
+    assert footer.count("#L") >= 4 and "docs/troubleshooting.md" in footer
 
 
 @notebooks
@@ -78,16 +84,35 @@ def test_a_notebook_has_pictures_exercises_and_folded_solutions(lesson):
         for output in cell.get("outputs", [])
     )
     assert pictures >= 3
-    assert markdown.count("<summary>Solution</summary>") >= 3
-    assert markdown.count("<summary>Hint</summary>") >= 3
+    assert markdown.count("<summary>Solution</summary>") >= 4
+    assert markdown.count("<summary>Hint</summary>") >= 4
     stubs = [
         cell
         for cell in cells
         if cell.cell_type == "code" and re.search(r"^(?:\w+\.)?check_\w+\(", cell.source, re.MULTILINE)
     ]
-    assert len(stubs) >= 3
+    assert len(stubs) >= 4
     for cell in stubs:
         assert any("not answered yet" in str(output) for output in cell.outputs), cell.source
+
+
+@notebooks
+def test_a_notebook_is_of_a_length_to_be_finished_and_asks_before_it_tells(lesson):
+    cells = read(lesson).cells
+    assert 30 <= len(cells) <= (80 if lesson.number == 3 else 60)
+    markdown = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert len(re.findall(r"\*\*Predict\b", markdown)) >= 3
+    assert "ur row" in markdown, "row 0 of the sample goes through all seven"
+    longest = max(cell.source.count("\n") + 1 for cell in cells if cell.cell_type == "code")
+    assert longest <= 32, "a cell is too long to be read at once"
+
+
+@notebooks
+def test_each_picture_has_a_text_beside_it(lesson):
+    for cell in read(lesson).cells:
+        outputs = cell.get("outputs", [])
+        if any("image/png" in output.get("data", {}) for output in outputs):
+            assert any(output.get("name") == "stdout" for output in outputs), cell.source
 
 
 @notebooks
@@ -133,3 +158,12 @@ def test_a_chinese_font_of_one_weight_draws_bold_labels_without_a_warning(monkey
     with caplog.at_level("WARNING", logger="matplotlib.font_manager"):
         manager.findfont(font_manager.FontProperties(family=name, weight="bold"))
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(("value", "inside"), [(1.0, True), (2.0, True), (0.99, False), (float("nan"), False)])
+def test_a_number_is_judged_and_one_outside_its_band_says_where_to_look(capsys, value, inside):
+    as_expected("loss", value, 1, 2, "The rate is too high.")
+    said = capsys.readouterr().out
+    assert said.startswith(f"loss: {value:.4g}  (expected 1 to 2) → ")
+    assert ("→ as expected\n" in said) == inside
+    assert ("NOT as expected. The rate is too high. (More: docs/troubleshooting.md.)" in said) != inside
