@@ -28,6 +28,7 @@ from measure import fresh, machine, now, peak_memory, results, write
 from torch.utils.data import DataLoader
 
 from minimind_core import (
+    PROFILES,
     SAMPLE,
     Hooks,
     MiniMindLM,
@@ -50,12 +51,13 @@ from minimind_core.fitting import fitted
 from minimind_core.model import active_parameter_count
 
 ROWS = 32  # MiniMind's micro-batch
-LAPTOP = {"dim": 128, "n_layers": 4, "n_heads": 8, "n_kv_heads": 2}
+SMALL = PROFILES["laptop"].model
+LAPTOP = {name: getattr(SMALL, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads")}
 CASES = {
     "dense": {"dim": 512, "n_layers": 8},
     "moe": {"dim": 512, "n_layers": 8, "use_moe": True},
     "laptop": LAPTOP,
-    "laptop, full rows": LAPTOP | {"max_seq_len": 256, "vocab_size": 2400},
+    "laptop, full rows": LAPTOP | {"max_seq_len": SMALL.max_seq_len, "vocab_size": SMALL.vocab_size},
 }
 NEW_TOKENS = 256
 Turn = Callable[[], tuple[int, float]]  # a micro-batch and a step of the optimizer: real tokens, seconds of that step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import replace
 
@@ -167,3 +168,33 @@ def test_a_number_is_judged_and_one_outside_its_band_says_where_to_look(capsys, 
     assert said.startswith(f"loss: {value:.4g}  (expected 1 to 2) → ")
     assert ("→ as expected\n" in said) == inside
     assert ("NOT as expected. The rate is too high. (More: docs/troubleshooting.md.)" in said) != inside
+
+
+def folded_solutions(lesson) -> list[tuple[str, str]]:
+    """Each exercise's folded solution, and the call of its check, in the notebook's order."""
+    cells, found = read(lesson).cells, []
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    solutions = re.findall(r"<summary>Solution</summary>.*?```python\n(.*?)```", text, re.DOTALL)
+    for cell in cells:
+        for call, name in re.findall(r"^((?:\w+\.)?check_\w+\((my_\w+)\))", cell.source, re.MULTILINE):
+            found.append((next(code for code in solutions if f"def {name}(" in code), call))
+    return found
+
+
+@notebooks
+def test_each_folded_solution_passes_its_check_and_a_stub_does_not(lesson):
+    """With nothing at hand but what the notebook imports."""
+    names: dict = {}
+    for cell in read(lesson).cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(cell.source)
+            tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+            exec(compile(tree, lesson.name, "exec"), names)
+    solutions = folded_solutions(lesson)
+    assert len(solutions) >= 4
+    for code, call in solutions:
+        name = re.search(r"\((my_\w+)\)", call).group(1)
+        assert eval(call, names | {name: lambda *a, **k: None}).ok is None
+        exec(code, names)
+        verdict = eval(call, names)
+        assert verdict.ok is True, f"{call}: {verdict}"
