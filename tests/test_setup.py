@@ -220,6 +220,26 @@ def test_pip_errors_are_explained(setup_env, log, words):
     assert words in setup_env.explain(log)
 
 
+def test_a_quiet_pip_is_spoken_for(setup_env, tmp_path, capsys):
+    log, turns = (
+        tmp_path / "log",
+        iter(["", "Collecting torch==2.13.0 (from x)\n", "\nInstalling collected packages: a, b"]),
+    )
+
+    class Ended:
+        def wait(self, seconds):
+            words = next(turns, None)
+            if words is not None:
+                log.write_text(words)
+            return words is None
+
+    setup_env.tell_of(log, Ended())
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" s: ")[1] for line in said] == [
+        "pip begins", "Collecting torch", "Installing collected packages",
+    ]  # fmt: skip
+
+
 def test_missing_venv_module_is_one_sentence(setup_env, monkeypatch):
     monkeypatch.setattr(setup_env.importlib.util, "find_spec", lambda name: None if name == "ensurepip" else name)
     with pytest.raises(SystemExit, match=r"apt-get install python3\.\d+-venv.* call make again"):

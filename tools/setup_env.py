@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -203,6 +204,17 @@ def explain(log: str) -> str:
     return f"pip failed ({''.join(errors[-1]) if errors else 'without a word'}), see out/setup.log"
 
 
+def tell_of(log: Path, ended: threading.Event, every: float = 15) -> None:
+    """Says now and then how far a quiet pip is, by the last thing in its log, until `ended` is set."""
+    start = time.monotonic()
+    while not ended.wait(every):
+        doing = re.findall(
+            r"Installing collected packages|(?:Collecting|Downloading) [\w.-]+",
+            log.read_text(encoding="utf-8", errors="replace"),
+        )
+        say(f"{time.monotonic() - start:3.0f} s: {doing[-1] if doing else 'pip begins'}")
+
+
 def pip_install(python: Path, *arguments: str) -> None:
     """Runs pip, which shows its own progress; says what it spoiled; if it fails, says why and stops."""
     settings = {"PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
@@ -211,7 +223,11 @@ def pip_install(python: Path, *arguments: str) -> None:
     log.parent.mkdir(exist_ok=True)
     log.write_text("")
     command = [str(python), "-m", "pip", "install", "--log", str(log), *arguments]
+    ended = threading.Event()
+    if "-qq" in arguments:
+        threading.Thread(target=tell_of, args=(log, ended), daemon=True).start()
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, stderr=subprocess.PIPE, errors="replace")
+    ended.set()
     if done.returncode:
         stop(explain(log.read_text(encoding="utf-8", errors="replace") + done.stderr))
     for line in re.findall(r".* requires .* which is incompatible", done.stderr):
@@ -226,7 +242,7 @@ def fill(choice: dict) -> str:
     ask(python, "try: import pip\nexcept ImportError: import ensurepip; ensurepip.bootstrap()")
     if "torch" not in choice and "torch" not in probe(python):  # by itself: pip shows how far this long download is
         pip_install(python, "-c", str(constraints), re.search(r"^torch==\S+", pins, re.MULTILINE)[0])
-    say("installing what else is missing, some minutes the first time (out/setup.log says where pip is)")
+    say("installing what else is missing, some minutes the first time (out/setup.log has pip's own words)")
     pip_install(python, "-qq", "--progress-bar", "off", "-c", str(constraints), "-e", ".[test]")
     after = probe(python)
     if "torch" not in after or after["torch"] != choice.get("torch", after["torch"]):
