@@ -25,7 +25,8 @@ class Lesson:
     title: str
     able: str
     explains: tuple[str, ...]
-    learner_minutes: int
+    learner_minutes: int  # to read, run and look
+    exercise_minutes: int  # on top of it; the sum of what stands beside the exercises
     laptop_minutes: float | None
     laptop_gigabytes: float | None
     gpu_minutes: float | None = None
@@ -44,10 +45,11 @@ class Lesson:
     @property
     def time_line(self) -> str:
         """The line about time in the notebook's header."""
+        laptop, gpu = spoken_minutes(self.laptop_minutes), spoken_minutes(self.gpu_minutes)
         memory = "" if self.laptop_gigabytes is None else f" and {self.laptop_gigabytes:.1f} GB of memory"
         return (
-            f"**Time** About {self.learner_minutes} minutes of yours, exercises included. Computing: laptop "
-            f"{spoken_minutes(self.laptop_minutes)}{memory} · RTX 4090 {spoken_minutes(self.gpu_minutes)}"
+            f"**Time** About {self.learner_minutes} minutes of yours, and {self.exercise_minutes} for the exercises. "
+            f"Computing: laptop {laptop}{memory} · RTX 4090 {gpu}"
         )
 
     @property
@@ -104,11 +106,12 @@ LESSONS = (
         title="Looking at the data",
         able="read a pretraining corpus the way the loader does, and see what is wrong with it",
         explains=(
-            "corpus: iter_rows describe split_segments normalise_markers",
+            "corpus: iter_rows describe split_segments marker_edition normalise_markers",
             "plain_text: plain_rows",
             "download: download",
         ),
-        learner_minutes=30,
+        learner_minutes=40,
+        exercise_minutes=0,
         laptop_minutes=0.1,
         laptop_gigabytes=None,
     ),
@@ -122,11 +125,13 @@ LESSONS = (
         ),
         explains=(
             "tokenizer: train_tokenizer pieces TextStream",
+            "corpus_tokenizer: tokenizer_for",
             "encoding: encode_corpus",
             "dataset: PretrainDataset PackedDataset",
             "training: masked_cross_entropy",
         ),
         learner_minutes=40,
+        exercise_minutes=0,
         laptop_minutes=0.2,
         laptop_gigabytes=None,
     ),
@@ -144,6 +149,7 @@ LESSONS = (
             "model: MiniMindBlock MiniMindLM parameter_count",
         ),
         learner_minutes=60,
+        exercise_minutes=0,
         laptop_minutes=0.7,
         laptop_gigabytes=None,
     ),
@@ -157,6 +163,7 @@ LESSONS = (
             "optim: build_optimizer",
         ),
         learner_minutes=40,
+        exercise_minutes=0,
         laptop_minutes=0.4,
         laptop_gigabytes=None,
     ),
@@ -173,6 +180,7 @@ LESSONS = (
             "training: train_epoch masked_cross_entropy Hooks",
         ),
         learner_minutes=40,
+        exercise_minutes=0,
         laptop_minutes=0.1,
         laptop_gigabytes=None,
     ),
@@ -192,6 +200,7 @@ LESSONS = (
             "checkpoint: save_weights load_run",
         ),
         learner_minutes=30,
+        exercise_minutes=0,
         laptop_minutes=4.1,
         laptop_gigabytes=None,
         limit_seconds=240,
@@ -207,6 +216,7 @@ LESSONS = (
             "runs: list_runs",
         ),
         learner_minutes=40,
+        exercise_minutes=0,
         laptop_minutes=0.2,
         laptop_gigabytes=None,
     ),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import IPython.display
+import numpy as np
 import pytest
 import torch
 
+from minimind_core import plan_run
 from minimind_core.checks.run import (
     adamw_step,
     check_adamw_step,
@@ -160,7 +162,7 @@ def test_drawing_takes_no_more_than_a_twentieth_of_the_time(monkeypatch, drawing
             clock[0] += drawing_takes * (self.kind == "picture")
 
     monkeypatch.setattr(run_plots.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(run_plots, "training_figure", lambda rows, total: "figure")
+    monkeypatch.setattr(run_plots, "training_figure", lambda rows, total, band: "figure")
     monkeypatch.setattr(IPython.display, "display", lambda what, **how: Shown("line" if "raw" in how else "picture"))
     curves = LiveCurves(80, every=1.0)
     for step in range(1, 81):
@@ -171,3 +173,21 @@ def test_drawing_takes_no_more_than_a_twentieth_of_the_time(monkeypatch, drawing
     before = shown["picture"]
     curves.held_out(ROWS[-1] | {"step": 80})
     assert shown["picture"] == before + 1, "the end is always drawn"
+
+
+def test_the_band_belongs_to_the_unchanged_laptop_run_on_the_sample_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIMIND_OUT", str(tmp_path))
+    usual = {"profile": "laptop", "device": "cpu", "out_dir": str(tmp_path)}
+    band = run_plots.reference_band(plan_run(**usual))
+    assert band.shape[1] == 3 and (band[:, 1] < band[:, 2]).all() and (band[1:, 0] > band[:-1, 0]).all()
+    assert band[-1, 0] == plan_run(**usual).updates
+    for change in ({"recipe": "seed"}, {"epochs": 3}, {"n_layers": 2}, {"learning_rate": 1e-4}, {"batch_size": 4}):
+        assert run_plots.reference_band(plan_run(**usual, **change)) is None
+
+
+def test_the_share_inside_the_band_counts_updates():
+    band = np.array([[0, 1.0, 3.0], [10, 1.0, 3.0]])
+    rows = [{"step": step, "loss": 2.0 if step < 6 else 2e9} for step in range(1, 11)]
+    assert run_plots.share_inside(rows, band) == 0.5
+    drawn = training_figure(ROWS, band=band)
+    assert drawn.axes[0].collections, "the band is drawn"

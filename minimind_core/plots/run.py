@@ -9,8 +9,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..config import PROFILES, RECIPES
+from ..paths import SAMPLE
+from ..plan import RunPlan
 from ..preflight import spoken_time
-from .style import BLUE, GREEN, GREY, ORANGE, PURPLE
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 
 
 def split_metrics(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -18,16 +21,65 @@ def split_metrics(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
     return [r for r in rows if "loss" in r], [r for r in rows if "held_out_loss" in r]
 
 
-def training_figure(rows: list[dict[str, Any]], bigram: float | None = None, total: int | None = None) -> Figure:
+# Training loss, smoothed, of the laptop profile's run on the sample: share of the run, lowest and highest. Around what
+# the usual seed gives, an eighth to either side and a little more; seeds 7 and 11 lie inside.
+SAMPLE_BAND = (
+    (0, 6.93, 8.93),
+    (0.02, 6.32, 8.16),
+    (0.05, 5.55, 7.17),
+    (0.1, 4.60, 5.97),
+    (0.15, 3.81, 4.96),
+    (0.2, 3.44, 4.50),
+    (0.3, 2.62, 3.44),
+    (0.4, 1.71, 2.29),
+    (0.5, 1.10, 1.51),
+    (0.6, 0.58, 0.86),
+    (0.7, 0.38, 0.60),
+    (0.8, 0.29, 0.48),
+    (0.9, 0.23, 0.40),
+    (1, 0.20, 0.37),
+)
+
+
+def reference_band(plan: RunPlan) -> np.ndarray | None:
+    """Where the smoothed training loss of this run should lie: (n, 3), update, lowest, highest; None where no such run
+    was measured, that is for all but the unchanged laptop profile on the sample.
+    """
+    usual = PROFILES["laptop"]
+    unchanged = (plan.model, plan.train.batch_size, plan.train.epochs, plan.train.learning_rate) == (
+        usual.model, usual.train.batch_size, usual.sample_epochs, usual.train.learning_rate,
+    )  # fmt: skip
+    if not unchanged or plan.corpus.path != SAMPLE or plan.recipe != RECIPES["fast"]:
+        return None
+    return np.array(SAMPLE_BAND) * (plan.updates, 1, 1)
+
+
+def share_inside(rows: list[dict[str, Any]], band: np.ndarray) -> float:
+    """Share of a run's updates whose smoothed training loss lies in the band."""
+    updates = split_metrics(rows)[0]
+    steps, losses = [row["step"] for row in updates], np.array(smoothed([row["loss"] for row in updates]))
+    low, high = (np.interp(steps, band[:, 0], band[:, side]) for side in (1, 2))
+    return float(((low <= losses) & (losses <= high)).mean())
+
+
+def training_figure(
+    rows: list[dict[str, Any]],
+    bigram: float | None = None,
+    total: int | None = None,
+    band: np.ndarray | None = None,
+) -> Figure:
     """Loss and held-out loss (nats per token), learning rate, and gradient norm against updates.
 
-    `bigram` draws the baseline's held-out loss, `total` fixes the axis to the whole run's length.
+    `bigram` draws the baseline's held-out loss, `total` fixes the axis to the whole run's length, `band` (n, 3) is
+    where the training loss should lie.
     """
     updates, held_out = split_metrics(rows)
     figure, (main, rate, norm) = plt.subplots(
         1, 3, figsize=(10.5, 3.4), gridspec_kw={"width_ratios": [2.4, 1, 1]}, num=None
     )
     steps = [r["step"] for r in updates]
+    if band is not None:
+        main.fill_between(band[:, 0], band[:, 1], band[:, 2], color=SKY, alpha=0.25, lw=0, label="where it should lie")
     main.plot(steps, [r["loss"] for r in updates], color=BLUE, alpha=0.3, linewidth=0.8)
     main.plot(steps, smoothed([r["loss"] for r in updates]), color=BLUE, label="training loss")
     if held_out:
@@ -74,8 +126,9 @@ class LiveCurves:
     twentieth of the time. Where pictures cannot be shown, the status line still is.
     """
 
-    def __init__(self, updates: int, every: float = 4.0) -> None:
+    def __init__(self, updates: int, every: float = 4.0, band: np.ndarray | None = None) -> None:
         self.total, self.every, self.rows, self.shown_at = updates, every, [], 0.0
+        self.band = band
         self.drawn_at = self.drawing_took = 0.0
         self.started: tuple[float, int] | None = None
         self.picture = self.line = None
@@ -123,7 +176,7 @@ class LiveCurves:
             self.line.update(text, raw=True)
             if start - self.drawn_at < 20 * self.drawing_took and not ended:
                 return
-        figure = training_figure(self.rows, total=self.total)
+        figure = training_figure(self.rows, total=self.total, band=self.band)
         if self.picture is None:
             self.picture = display(figure, display_id=True)
         else:
