@@ -18,14 +18,26 @@ from matplotlib.figure import Figure
 
 from minimind_core import SAMPLE, PackedDataset, PretrainDataset, describe, iter_texts, train_tokenizer
 from minimind_core.checks import Verdict
-from minimind_core.checks.corpus import check_pack, check_reader, check_segments, pack
+from minimind_core.checks.corpus import (
+    check_estimate,
+    check_pack,
+    check_padding,
+    check_reader,
+    check_segments,
+    estimate,
+    hash_functions,
+    pack,
+)
 from minimind_core.checks.tokens import check_item, check_loss, check_stream, check_xy, item
 from minimind_core.errors import CorpusError
 from minimind_core.lessons import LESSONS
 from minimind_core.plots import corpus as corpus_plots
+from minimind_core.plots import near_copies
 from minimind_core.plots import tokens as token_plots
 from minimind_core.plots.style import use_course_style
+from minimind_core.tokenizer import token_bytes
 from minimind_core.widgets import corpus as browsing
+from minimind_core.widgets import merging
 from minimind_core.widgets import tokens as exploring
 
 NASTY = '<img src=x onerror="alert(1)"> & </div>'
@@ -69,7 +81,13 @@ def stub(*_):
 @pytest.mark.parametrize("number", [1, 2])
 def test_solutions_in_the_notebook_are_right_and_stubs_are_open(number):
     checks = (
-        {"my_segments": check_segments, "my_rows": check_pack, "my_reader": check_reader}
+        {
+            "my_segments": check_segments,
+            "my_rows": check_pack,
+            "my_reader": check_reader,
+            "my_padding": check_padding,
+            "my_estimate": check_estimate,
+        }
         if number == 1
         else {"my_xy": check_xy, "my_item": check_item, "my_loss": check_loss, "my_stream": check_stream}
     )
@@ -198,6 +216,76 @@ def test_reader_wants_the_right_kind_of_error():
             raise RuntimeError("broken") from None
 
     says(check_reader(answer), "RuntimeError", "ValueError")
+
+
+def shares(lengths, most):
+    """Positions that count, all predicted ones, and the number of rows."""
+    return sum(min(n, most) - 1 for n in lengths), len(lengths) * (most - 1), len(lengths)
+
+
+def as_positions(make: Callable) -> Callable:
+    """An answer made from (positions that count, all of them, rows, lengths, max_length)."""
+    return lambda lengths, most: make(*shares(lengths, most), lengths, most)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (as_positions(lambda c, p, r, ns, m: 1 - sum(n - 1 for n in ns) / p), "longer than max_length is cut"),
+        (as_positions(lambda c, p, r, ns, m: c / p), "the share that counts"),
+        (as_positions(lambda c, p, r, ns, m: 1 - sum(min(n, m) for n in ns) / (r * m)), "max_length - 1 are predicted"),
+        (as_positions(lambda c, p, r, ns, m: 1 - sum(min(n, m) for n in ns) / p), "nobody asks for the first"),
+        (as_positions(lambda c, p, r, ns, m: 1 - c / (r * m)), "a row has max_length - 1"),
+        (as_positions(lambda c, p, r, ns, m: (p - c) / sum(ns)), "by the tokens of the rows"),
+        (as_positions(lambda c, p, r, ns, m: (p - c) / c), "by the positions that count"),
+        (as_positions(lambda c, p, r, ns, m: p - c), "a number of positions"),
+        (as_positions(lambda c, p, r, ns, m: 100 * (1 - c / p)), "per cent"),
+        (as_positions(lambda c, p, r, ns, m: [c]), "a share is a number"),
+        (as_positions(lambda c, p, r, ns, m: float("nan")), "from 0 to 1"),
+        (as_positions(lambda c, p, r, ns, m: 0.5), "yours is 0.5000."),
+        (as_positions(lambda c, p, r, ns, m: max(0.0, 1 - c / p) if m > 9 else 1 / 0), "ZeroDivisionError"),
+    ],
+)
+def test_padding_names_the_mistake(answer, words):
+    says(check_padding(answer), words)
+
+
+def minima(pieces, hashes):
+    return [min(map(each, pieces)) for each in hashes]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda a, b, h: len(a & b) / len(a | b), "exact similarity"),
+        (lambda a, b, h: estimate(a, b, h) * len(h), "how many agree"),
+        (lambda a, b, h: 1 - estimate(a, b, h), "differs"),
+        (lambda a, b, h: len({*minima(a, h)} & {*minima(b, h)}) / len({*minima(a, h)} | {*minima(b, h)}), "as sets"),
+        (lambda a, b, h: len({*minima(a, h)} & {*minima(b, h)}) / len(h), "place by place: each function"),
+        (lambda a, b, h: sum(max(map(f, a)) == max(map(f, b)) for f in h) / len(h), "the largest value"),
+        (lambda a, b, h: sum(f(min(a)) == f(min(b)) for f in h) / len(h), "hash the smallest piece"),
+        (lambda a, b, h: float(min(minima(a, h)) == min(minima(b, h))), "one minimum over all functions"),
+        (lambda a, b, h: minima(a, h), "is a number"),
+        (lambda a, b, h: 0.77, "yours is 0.7700."),
+        (lambda a, b, h: estimate(a, b, h) if len(h) < 64 else 0.5, "64 hash functions"),
+    ],
+)
+def test_estimate_names_the_mistake(answer, words):
+    says(check_estimate(answer), words)
+
+
+def test_more_hash_functions_estimate_better(texts):
+    one, other = ({text[i : i + 3] for i in range(len(text) - 2)} for text in (texts[0][:300], texts[0][100:400]))
+    true = len(one & other) / len(one | other)
+    assert abs(estimate(one, other, hash_functions(1000)) - true) < 0.06
+    assert estimate(one, one, hash_functions(5)) == 1
+
+
+def test_the_share_of_padding_is_that_of_the_loaders_masks(texts, tokenizer):
+    lengths = [len(encoded.ids) for encoded in tokenizer.encode_batch(texts)]
+    for length in (128, 600, 900):
+        _, _, mask = PretrainDataset(SAMPLE, tokenizer, length).batch(range(len(texts)))
+        assert corpus_plots.padding_share(lengths, length) == pytest.approx(1 - mask.double().mean().item())
 
 
 # --- the exercises of 02 ----------------------------------------------------------------------------------------------
@@ -338,6 +426,10 @@ def test_pictures_of_01(texts):
     )
     assert len(drawn(lambda: corpus_plots.length_histograms({"a": report, "b": report})).axes) == 3
     drawn(lambda: corpus_plots.zipf(report.character_counts))
+    drawn(lambda: corpus_plots.token_lengths({"a": [100, 300, 300]}, (128, 512)))
+    drawn(lambda: corpus_plots.token_lengths({"a": [600], "b": [20, 1000]}, (128,)))
+    drawn(lambda: near_copies.similarities([0.01, 0.3, 0.31], [0.9]))
+    drawn(lambda: near_copies.similarities([0.1], []))
     drawn(lambda: corpus_plots.along_the_file(corpus_plots.rows_along(SAMPLE, 30), "sample.jsonl"))
 
 
@@ -366,7 +458,9 @@ def test_pictures_of_02(tokenizer):
     drawn(lambda: token_plots.padding_cost({128: (0.0, 0.5), 512: (0.3, 0.0)}))
     drawn(lambda: token_plots.padding_cost({512: (0.0, 0.0)}))
     curves = {"a": [0.5, 1.0], "b": [0.5, 0.9]}
-    drawn(lambda: token_plots.compression((300, 6400), curves, [300, 6400]))
+    costs = {300: (300, 1000), 400: (400, 1100), 6400: (6400, 7100), 150_000: (150_000, 150_700)}
+    drawn(lambda: token_plots.compression((300, 6400), curves, costs))
+    drawn(lambda: token_plots.loss_by_position([8.0, 7.0, 0.1], [1, 1, 0], "a row"))
     drawn(lambda: token_plots.packed_against_padded(*[(X, mask) for X, _, mask in batches]))
     run = {"reported": [3.0, 2.0], "text": [3.0, 2.5]}
     drawn(lambda: token_plots.mask_matters(run, run))
@@ -391,6 +485,8 @@ def test_html_is_escaped_and_sets_its_own_colours(tokenizer):
         token_plots.xy_html(tokenizer, ids[:-1], ids[1:], [1] * (len(ids) - 1)).data,
         token_plots.merges_html([(NASTY, [[NASTY.encode()]])]).data,
         str(token_plots.counted(tokenizer, ids, [1] * len(ids))),
+        near_copies.pairs_table([(0.5, NASTY, NASTY + "<img>"), (0.0, "山", NASTY)], NASTY).data,
+        merging.step_view(merging.merge_steps(NASTY * 2), 3),
         browsing.row_view([row], 0, NASTY[:4]),
         exploring.explorer_view(tokenizer, NASTY),
     ]
@@ -412,8 +508,30 @@ def test_xy_table_shows_the_end_of_the_text(tokenizer, texts):
 def test_pieces_of_characters_are_readable():
     assert token_plots.readable("山".encode()) == "山"
     assert token_plots.readable("山".encode()[:2]) == "⟨e5⟩⟨b1⟩"
+    assert token_plots.readable("山水".encode()[1:5]) == "⟨b1⟩⟨b1⟩⟨e6⟩⟨b0⟩"
+    assert token_plots.readable("山水".encode()[:4]) == "山⟨e6⟩"
     assert token_plots.hex_bytes("山".encode()) == "e5 b1 b1"
     assert token_plots.hex_bytes(None) == "–"
+
+
+def test_characters_that_many_machines_cannot_draw_are_named():
+    page = token_plots.bytes_html("山\N{SLIGHTLY SMILING FACE}\U0010ffff").data
+    assert "山" in page and "(slightly smiling face)" in page and "(no name)" in page
+    assert "\N{SLIGHTLY SMILING FACE}" not in page and "U+1F642" in page
+
+
+@pytest.mark.parametrize(("one", "other"), [("山很高。", "山不高。"), ("", "山"), ("山", "山"), ("abc", "xyz")])
+def test_differences_join_to_the_texts(one, other):
+    sides = near_copies.differences(one, other)
+    assert ["".join(text for text, _ in side) for side in sides] == [one, other]
+    same = ["".join(text for text, both in side if both) for side in sides]
+    assert same[0] == same[1]
+    assert (same[0] == one) == (one == other or not one)
+
+
+def test_differences_are_underlined():
+    page = near_copies.pairs_table([(0.9, "高8849米", "高8848米")]).data
+    assert re.findall(r"<u [^>]*>(.*?)</u>", page) == ["9", "8"] and ">0.90<" in page
 
 
 # --- widgets ----------------------------------------------------------------------------------------------------------
@@ -478,3 +596,50 @@ def test_facts_of_a_text(tokenizer, text):
     ids, facts = exploring.facts_of(tokenizer, text)
     assert ids == tokenizer.encode(text).ids
     assert facts.startswith(f"{len(text)} characters · {len(text.encode())} bytes · {len(ids)} tokens")
+
+
+TWISTER = "四是四，十是十，十四是十四，四十是四十。"
+
+
+@pytest.mark.parametrize("text", [TWISTER, "the cat the hat", "aaaa aaaaa aaa", "<s>山山</s> <s>山山</s>", "row 0"])
+def test_merges_are_the_librarys_in_its_order(texts, text):
+    steps = merging.merge_steps(texts[0] if text == "row 0" else text)
+    text = texts[0] if text == "row 0" else text
+    library = train_tokenizer([text], 259 + len(steps) - 1)
+    learned = [token_bytes(library, i) for i in range(259, library.get_vocab_size())]
+    assert [b"".join(step.merged) for step in steps[1:]] == learned
+    kept = re.sub("</?s>", "", text).encode()
+    assert all(b"".join(token for word in step.words for token in word) == kept for step in steps)
+    assert [step.tokens for step in steps] == sorted((step.tokens for step in steps), reverse=True)
+    assert max(steps[-1].pairs().values(), default=0) < 2
+
+
+def test_merges_are_as_many_as_asked_and_a_text_may_be_empty():
+    assert len(merging.merge_steps(TWISTER, 3)) == 4
+    for text in ("", "<s>", "山"):
+        assert len(merging.merge_steps(text)) == 1
+        assert "no pair stands there twice" in merging.step_words(merging.merge_steps(text), 0)
+    assert merging.merge_steps("山" * 5000)[0].tokens == 3 * merging.MOST_CHARACTERS
+
+
+def test_a_step_says_what_was_merged_and_what_comes_next():
+    steps = merging.merge_steps(TWISTER)
+    assert merging.step_words(steps, 0) == "0 of 10 merges: 60 bytes are 60 tokens · next: ⟨e5⟩ + ⟨8d⟩, 6×"
+    assert "merged: ⟨e5⟩⟨8d⟩ + ⟨81⟩ → 十, 6× · next: ⟨e5⟩⟨9b⟩ + ⟨9b⟩, 6×" in merging.step_words(steps, 3)
+    page = merging.step_view(steps, 3)
+    assert page.count(merging.NEWEST) == page.count("<b><span") == 6
+    assert re.findall(r"<td[^>]*>(.*?)</td>", page)[:2] == ["⟨e5⟩⟨9b⟩ + ⟨9b⟩", "6×"]
+    assert f"The first {merging.SHOW_AT_MOST} tokens" in merging.step_view(merging.merge_steps("山水" * 300), 0)
+
+
+def test_merge_walker_follows_slider_and_text():
+    field, slider, page = merging.merge_walker(TWISTER).children
+    assert slider.max == 10 and "0 of 10 merges" in page.value
+    slider.value = 10
+    assert "10 of 10 merges" in page.value and "十是" in page.value
+    field.value = "aa aa"
+    assert slider.max == slider.value == 1 and "1 of 1 merges" in page.value
+    field.value = ""
+    assert slider.max == 0 and "0 bytes" in page.value
+    field.value = "\ud83d"
+    assert "Error" not in page.value

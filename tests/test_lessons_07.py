@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from minimind_core import PROMPTS, MiniMindLM, ModelConfig, generate, next_token_logits, train_tokenizer
+from minimind_core import PROMPTS, MiniMindLM, ModelConfig, generate, next_token_logits, save_weights, train_tokenizer
 from minimind_core.checks import sampling as checks
 from minimind_core.generation import encode_prompt, keep_top_k, keep_top_p, penalize
+from minimind_core.plots import loss_parts
 from minimind_core.plots import sampling as plots
+from minimind_core.runs import list_runs
+from minimind_core.tokenizer import pieces
 
 widgets = pytest.importorskip("ipywidgets")
 
@@ -64,6 +67,10 @@ def test_stubs_are_open_and_right_answers_pass():
         (
             checks.check_perplexity,
             [lambda rows: torch.cat(rows).mean().exp(), lambda rows: float(torch.cat(rows).mean().exp())],
+        ),
+        (
+            checks.check_bits_per_byte,
+            [lambda losses, text: losses.sum() / math.log(2) / len(text.encode())],
         ),
     ):
         for answer in (stub, None, ..., lambda *_: ...):
@@ -157,7 +164,8 @@ def _unsorted(x, p):
         (lambda x, k, p: x.masked_fill(x < x.topk(k).values[:, -1:], 0.0), "e^0 = 1"),
         (lambda x, k, p: x.masked_fill(x < x[0].topk(k).values[-1], -torch.inf), "first row"),
         (lambda x, k, p: x.clone(), "nothing is dropped"),
-        (lambda x, k, p: x.masked_fill(x < x.mean(), -torch.inf), "largest"),
+        (lambda x, k, p: x.masked_fill(x < x.flatten().topk(k).values[-1], -torch.inf), "whole batch"),
+        (lambda x, k, p: x.masked_fill(x < 0, -torch.inf), "largest"),
         (lambda x, k, p: x >= x.topk(k).values[:, -1:], "mask"),
         (_k_then(_drops_crossing), "BEFORE"),
         (_k_then(_drops_crossing_but_the_first), "BEFORE"),
@@ -190,6 +198,130 @@ def test_check_top_k_top_p_names_the_mistake(answer, words):
 )
 def test_check_perplexity_names_the_mistake(answer, words):
     said(checks.check_perplexity(answer), words)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda losses, text: losses.sum() / math.log(2) / len(text), "divides by characters"),
+        (lambda losses, text: losses.sum() / len(text), "divides by characters"),
+        (lambda losses, text: losses.sum() / len(text.encode()), "nats per byte"),
+        (lambda losses, text: losses.sum() * math.log(2) / len(text.encode()), "multiplied by ln 2"),
+        (lambda losses, text: losses.mean() / math.log(2), "bits per token"),
+        (lambda losses, text: losses.mean() / math.log(2) / len(text.encode()), "one token's"),
+        (lambda losses, text: losses.mean() / len(text.encode()), "one token's"),
+        (lambda losses, text: len(text.encode()) / losses.sum() * math.log(2), "turn it over"),
+        (lambda losses, text: 12.0, "yours is 12"),
+        (lambda losses, text: losses / math.log(2), "one number"),
+        (lambda losses, text: "many", "one number"),
+        (lambda losses, text: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_check_bits_per_byte_names_the_mistake(answer, words):
+    said(checks.check_bits_per_byte(answer), words)
+
+
+# --- the loss, taken apart ----------------------------------------------------------------------------------------
+
+
+def test_each_token_has_a_kind(pair):
+    _, tokenizer = pair
+    sorted_ = {loss_parts.kind_of(tokenizer, i) for i in range(300)}
+    assert sorted_ <= set(loss_parts.KINDS) and loss_parts.WORD in sorted_ and loss_parts.PART in sorted_
+    for text, kind in (
+        ("<s>", loss_parts.MARKER),
+        (" ", loss_parts.MARKER),
+        ("\n", loss_parts.MARKER),
+        ("，", loss_parts.PUNCTUATION),
+        ("?", loss_parts.PUNCTUATION),
+        ("7", loss_parts.OTHER),
+        ("A", loss_parts.OTHER),
+    ):
+        (token,) = [i for i, piece in enumerate(pieces(tokenizer, range(300))) if piece == text] or [None]
+        if token is not None:
+            assert loss_parts.kind_of(tokenizer, token) == kind, text
+    whole = [i for i, piece in enumerate(pieces(tokenizer, range(300))) if len(piece) == 1 and "一" <= piece <= "鿿"]
+    assert whole and all(loss_parts.kind_of(tokenizer, i) == loss_parts.CHARACTER for i in whole)
+
+
+def test_losses_by_group_add_up_to_the_whole():
+    groups = ["b", "a", "b", "c"]
+    losses, size = np.array([1.0, 4.0, 3.0, 0.5]), np.array([3, 6, 3, 0])
+    parts = loss_parts.by_group(groups, losses, size)
+    assert list(parts) == ["a", "b", "c"] and list(loss_parts.by_group(groups, losses, size, False)) == ["b", "a", "c"]
+    assert parts["b"] == (2, 2.0, pytest.approx(4 / 6)) and math.isnan(parts["c"].nats_per_byte)
+    assert sum(part.tokens * part.nats_per_token for part in parts.values()) == pytest.approx(losses.sum())
+
+
+@pytest.fixture
+def run_with_snapshots(pair, tmp_path, monkeypatch):
+    """A finished run of 9 updates in an out folder of its own, with three snapshots and what does not belong there."""
+    model, tokenizer = pair
+    monkeypatch.setenv("MINIMIND_OUT", str(tmp_path))
+    weights = tmp_path / "pretrain_32.pth"
+    facts = {"tokenizer_sha256": "ours", "corpus": {"path": "a"}}
+    save_weights(model, weights, facts | {"step": 9, "complete": True}, tokenizer)
+    folder = tmp_path / "pretrain_32" / "snapshots"
+    for step in (5, 1, 3):
+        save_weights(MiniMindLM(model.config), folder / f"step-{step:08d}.pth", facts | {"step": step}, tokenizer)
+    other = ModelConfig(dim=16, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=300, max_seq_len=64)
+    save_weights(MiniMindLM(other), folder / "step-00000006.pth", facts | {"step": 6}, tokenizer)
+    save_weights(model, folder / "step-00000007.pth", facts | {"step": 7, "tokenizer_sha256": "theirs"}, tokenizer)
+    save_weights(model, folder / "step-00000012.pth", facts | {"step": 12}, tokenizer)
+    (folder / "step-00000004.pth").write_bytes(b"cut sho")
+    return model, tmp_path
+
+
+def test_ages_are_chance_weights_then_snapshots_of_this_run_then_the_model(run_with_snapshots):
+    model, _ = run_with_snapshots
+    (run,) = list_runs()
+    random_state = torch.get_rng_state()
+    ages = loss_parts.models_by_age(model, f"{run}; trained on a")
+    assert [age.updates for age in ages] == [0, 1, 3, 5, 9] and ages[-1].model is model
+    assert torch.equal(torch.get_rng_state(), random_state), "asking for ages must not change what is drawn later"
+    assert all(not age.model.training for age in ages)
+    assert [a.updates for a in loss_parts.models_by_age(model, f"{run.weights}, trained on the sample")] == [
+        0,
+        1,
+        3,
+        5,
+        9,
+    ]
+
+
+def test_without_a_run_or_snapshots_two_ages_are_left(run_with_snapshots):
+    model, folder = run_with_snapshots
+    assert [age.updates for age in loss_parts.models_by_age(model)] == [0, 1]
+    assert [age.updates for age in loss_parts.models_by_age(model, "out/pretrain_7.pth: some other")] == [0, 1]
+    (run,) = list_runs()
+    (folder / "pretrain_32" / "snapshots").rename(folder / "elsewhere")
+    assert [age.updates for age in loss_parts.models_by_age(model, str(run))] == [0, 9]
+
+
+def test_ages_of_a_quick_model_are_found(run_with_snapshots, monkeypatch):
+    model, folder = run_with_snapshots
+    (folder / "quick").mkdir()
+    for name in ("pretrain_32", "pretrain_32.pth"):
+        (folder / name).rename(folder / "quick" / name)
+    note = f"{folder / 'quick' / 'pretrain_32.pth'}, trained on the sample for 9 s (9 updates)"
+    assert [age.updates for age in loss_parts.models_by_age(model, note)] == [0, 1, 3, 5, 9]
+
+
+def test_the_slider_of_ages_shows_text_and_bars_and_escapes(pair):
+    model, tokenizer = pair
+    ages = [loss_parts.Age(0, MiniMindLM(model.config).eval()), loss_parts.Age(1234, model)]
+    box = bars.ages_widget(ages, tokenizer, "天空是")
+    page, slider = next(part for part in parts(box) if isinstance(part, widgets.HTML)), named(box, "updates")
+    newest = page.value
+    assert "after 1,234 updates" in newest and "天空是" in newest
+    slider.value = 0
+    assert page.value != newest and "after 0 updates" in page.value
+    slider.value = 1
+    assert page.value == newest
+    named(box, "Prompt").value = NASTY
+    assert "<img" not in page.value and "&lt;img" in page.value
+    named(box, "Prompt").value = "\ud800"
+    assert "no text that can be encoded" in page.value
 
 
 # --- writing a text -----------------------------------------------------------------------------------------------
@@ -448,7 +580,12 @@ def test_pictures_are_drawn_without_a_warning_and_closed():
     plots_before = plt.get_fignums()
     labels, before = ["世界", "，", "⟨e8⟩⟨80⟩", "\n"], [0.4, 0.3, 0.2, 0.05]
     ramp = np.linspace(6, 4, 30)
+    kinds = loss_parts.by_group([*loss_parts.KINDS] * 5, ramp, np.arange(30) % 6)
     for figure in (
+        loss_parts.plot_parts(kinds, loss_parts.by_group(["first token", "later"] * 15, ramp, np.ones(30))),
+        loss_parts.plot_parts({loss_parts.MARKER: loss_parts.Part(1, 2.0, math.nan)}, {}),
+        loss_parts.plot_ages([0, 42, 84000], [8.0, 4.0, 5.0], [8.0, 3.0, 0.1]),
+        loss_parts.plot_ages([0, 1], [8.0, 4.0], [8.0, 3.0]),
         plots.plot_next_tokens(labels, before, "title", truth=1),
         plots.plot_settings(labels, before, {"a": [0.9, 0.1, 0, 0], "b": before}),
         plots.plot_repetition({"a": [1, 2, 1, 2, 1, 2], "b": list(range(6))}),

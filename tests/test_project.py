@@ -31,7 +31,7 @@ NOTEBOOKS = [
 # From bottom to top: a module may import what stands in its own line or above it.
 ORDER = [
     "errors paths files cache_files storage lessons distributed clock progress config shuffle splits",
-    "broken_lines corpus tokenizer",
+    "broken_lines plain_text corpus tokenizer",
     "encoder encoding dataset batches prefetch corpus_tokenizer",
     "blockwise layers",
     "moe",

@@ -1,4 +1,4 @@
-"""Checks of lesson 01's exercises: splitting a row, packing segments into rows, and a reader of JSON lines.
+"""Checks of lesson 01's exercises: splitting a row, packing segments, a reader of JSON lines, padding, sketches.
 
 Each takes the learner's function, tries it on small cases and on the course's rows, and names the mistake it
 recognises.
@@ -6,9 +6,12 @@ recognises.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ..corpus import iter_texts, split_segments
 from ..paths import SAMPLE
@@ -190,3 +193,113 @@ def _not_refused(answer: Callable, name: str, raw: bytes, line: int) -> Verdict 
     return Verdict.wrong(
         f"{name} should be refused with a ValueError that names line {line}; you give {str(found)[:60]}."
     )
+
+
+def _number(found: object, what: str) -> float | Verdict:
+    """`found` as a float, or a Verdict that says what was given instead of a number."""
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        return Verdict.wrong(f"{what} is a number, this is a {type(found).__name__}.")
+    return value if math.isfinite(value) else Verdict.wrong(f"{what} should be from 0 to 1, yours is {value}.")
+
+
+def padding_share(lengths: Sequence[int], max_length: int) -> float:
+    """The share of predicted positions that hold padding: rows of so many tokens, each cut or filled to `max_length`.
+
+    A row has max_length - 1 predicted positions, since nobody asks for its first token.
+    """
+    counted = sum(min(length, max_length) - 1 for length in lengths)
+    return 1 - counted / (len(lengths) * (max_length - 1))
+
+
+def check_padding(answer: Callable[[list[int], int], float]) -> Verdict:
+    """`answer(lengths, max_length)` should give the share of predicted positions that hold padding, from 0 to 1."""
+    for lengths, max_length in (([10, 20, 30], 25), ([7, 7], 7), ([40, 50], 9), ([2], 101)):
+        found = attempt(answer, list(lengths), max_length)
+        value = found if isinstance(found, Verdict) else _number(found, "a share")
+        problem = value if isinstance(value, Verdict) else _padding_problem(lengths, max_length, value)
+        if problem is not None:
+            return problem
+    return Verdict.right("long rows are cut, short ones filled, and a row's first token is not asked for.")
+
+
+def _padding_problem(lengths: Sequence[int], max_length: int, found: float) -> Verdict | None:
+    right, rows = padding_share(lengths, max_length), len(lengths)
+    if math.isclose(found, right, abs_tol=1e-9):
+        return None
+    counted = sum(min(n, max_length) - 1 for n in lengths)
+    places, padding = rows * (max_length - 1), rows * (max_length - 1) - counted
+    wrong = (
+        (1 - sum(n - 1 for n in lengths) / places, "a row longer than max_length is cut: it can't fill more than that"),
+        (counted / places, "that is the share that counts; asked is the share of padding"),
+        (1 - (counted + rows) / (rows * max_length),
+         "you count max_length positions a row, max_length - 1 are predicted"),
+        (1 - (counted + rows) / places, "a row of n tokens has n - 1 that are asked for: nobody asks for the first"),
+        (1 - counted / (rows * max_length), "the total is wrong: a row has max_length - 1 predicted positions"),
+        (padding / sum(lengths), "the total is wrong: you divide by the tokens of the rows, not by all positions"),
+        (padding / counted, "the total is wrong: you divide by the positions that count, not by all of them"),
+        (padding, "that is a number of positions; divide it by all of them"),
+        (100 * right, "that is in per cent; a share lies between 0 and 1"),
+    )  # fmt: skip
+    why = next((text for value, text in wrong if math.isclose(found, value, abs_tol=1e-9)), None)
+    here = f"rows of {list(lengths)} tokens and max_length {max_length}"
+    return Verdict.wrong(f"{here} give {right:.4f}, yours is {found:.4f}" + (f": {why}." if why else "."))
+
+
+def hash_functions(count: int, largest: int = 1 << 32) -> list[Callable[[str], int]]:
+    """So many hash functions that have nothing to do with each other: text → a number below `largest`."""
+
+    def value(key: int, text: str) -> int:
+        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8, key=b"%d" % key).digest()
+        return int.from_bytes(digest, "big") % largest
+
+    return [partial(value, key) for key in range(count)]
+
+
+def estimate(one: set[str], other: set[str], hashes: Sequence[Callable[[str], int]]) -> float:
+    """MinHash: the share of hash functions whose smallest value over both sets is the same."""
+    return sum(min(map(each, one)) == min(map(each, other)) for each in hashes) / len(hashes)
+
+
+def check_estimate(answer: Callable[[set[str], set[str], list], float]) -> Verdict:
+    """`answer(one, other, hashes)` should give the share of hash functions whose minima over both sets agree."""
+    rows = [split_segments(text) for text in iter_texts(SAMPLE, limit=11)]
+    ours, others = ({text[i : i + 3] for i in range(len(text) - 2)} for text in (rows[0][0], rows[10][2]))
+    for one, other, hashes in (
+        (set("春夏秋冬东南西北"), set("东南西北上下左右"), hash_functions(20, largest=43)),
+        ({"山"}, {"山"}, hash_functions(3)),
+        ({"山"}, {"水"}, hash_functions(3)),
+        (ours, others, hash_functions(64)),
+    ):
+        found = attempt(answer, set(one), set(other), list(hashes))
+        value = found if isinstance(found, Verdict) else _number(found, "a similarity")
+        problem = value if isinstance(value, Verdict) else _estimate_problem(one, other, hashes, value)
+        if problem is not None:
+            return problem
+    true = len(ours & others) / len(ours | others)
+    return Verdict.right(f"our row's first segment and row 10's third: {value:.2f} from sketches, {true:.2f} in truth.")
+
+
+def _estimate_problem(one: set[str], other: set[str], hashes: Sequence[Callable], found: float) -> Verdict | None:
+    right = estimate(one, other, hashes)
+    if math.isclose(found, right, abs_tol=1e-9):
+        return None
+    count = len(hashes)
+    mine, yours = ([min(map(each, side)) for each in hashes] for side in (one, other))
+    shared = set(mine) & set(yours)
+    wrong = (
+        (right * count, "that is how many agree; divide by the number of hash functions"),
+        (sum(a != b for a, b in zip(mine, yours, strict=True)) / count, "that is the share that differs"),
+        (len(shared) / len(set(mine) | set(yours)), "compare the two lists place by place, not as sets of numbers"),
+        (len(shared) / count, "compare the two lists place by place: each function has a smallest value of its own"),
+        (len(one & other) / len(one | other), "that is the exact similarity; the hash functions are not used"),
+        (sum(max(map(h, one)) == max(map(h, other)) for h in hashes) / count,
+         "you take the largest value; that works as well, but the smallest is asked"),
+        (sum(h(min(one)) == h(min(other)) for h in hashes) / count,
+         "you hash the smallest piece; take the smallest of all pieces' hashes"),
+        (float(min(mine) == min(yours)), "you take one minimum over all functions; take one for each of them"),
+    )  # fmt: skip
+    why = next((text for value, text in wrong if math.isclose(found, value, abs_tol=1e-9)), None)
+    here = f"sets of {len(one)} and {len(other)} pieces and {count} hash functions"
+    return Verdict.wrong(f"{here} give {right:.4f}, yours is {found:.4f}" + (f": {why}." if why else "."))

@@ -1,4 +1,4 @@
-"""Checks of lesson 07: temperature, repetition penalty, top-k with top-p, perplexity.
+"""Checks of lesson 07: temperature, repetition penalty, top-k with top-p, perplexity, bits per byte.
 
 Each recognises the answers that are usually given first, and says what is wrong with them.
 """
@@ -120,7 +120,7 @@ def _once_per_mention(logits: Tensor, ids: list[int], penalty: float) -> Tensor:
 
 def check_top_k_top_p(answer: Callable) -> Verdict:
     """answer(logits (B, V), k, p) → (B, V): -inf outside the k largest, then outside the nucleus of p."""
-    logits = torch.tensor([[0.6, 1.0, 0.0, 0.8, -0.5], [-4.2, -5.0, -4.0, -4.4, -5.5]])
+    logits = torch.tensor([[0.6, 1.0, 0.0, 0.8, -0.5], [1.1, 0.3, 1.3, 0.9, -0.2]])  # row 1: row 0 + 0.3, reordered
     for look in (_check_k, _check_p, _check_both):
         problem = look(answer, logits)
         if problem is not None:
@@ -140,6 +140,10 @@ def _check_k(answer: Callable, logits: Tensor) -> Verdict | None:
         if _close(found, keep_top_k(logits, k + 1)):
             return Verdict.wrong(
                 f"top-k, off by one: k={k} keeps {k + 1} tokens. Which of topk's values is the last that may stay?"
+            )
+        if _close(found, logits.masked_fill(logits < logits.flatten().topk(k).values[-1], -torch.inf)):
+            return Verdict.wrong(
+                f"top-k is taken over the whole batch, {k} in all rows together; each row keeps its own {k}: dim=-1."
             )
         kept = found.isfinite().sum(-1).tolist()
         if kept == [k - 1, k - 1]:
@@ -255,4 +259,41 @@ def check_perplexity(answer: Callable) -> Verdict:
             return Verdict.wrong(why)
     return Verdict.wrong(
         f"the mean over all {len(every)} tokens is {mean:.4f} nats, so {math.exp(mean):.3f}; yours is {value:.3f}."
+    )
+
+
+def check_bits_per_byte(answer: Callable) -> Verdict:
+    """answer(losses (T,) in nats, text) → bits per byte of UTF-8, one number."""
+    losses, text = torch.tensor([2.0, 0.5, 4.0, 3.5]), "中国 ok"
+    found = attempt(answer, losses.clone(), text)
+    if isinstance(found, Verdict):
+        return found
+    if isinstance(found, Tensor) and found.numel() != 1:
+        return Verdict.wrong(f"one number is needed; yours has shape {tuple(found.shape)}.")
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        return Verdict.wrong(f"one number is needed, this is a {type(found).__name__}.")
+    total, mean, ln2 = float(losses.sum()), float(losses.mean()), math.log(2)
+    size = len(text.encode("utf-8"))
+    characters = "this divides by characters; a Chinese one is three bytes: len(text.encode())."
+    nats = "these are nats per byte; a bit is ln 2 nats, so divide by ln 2 as well."
+    mistakes = (
+        (total / ln2 / len(text), characters),
+        (total / len(text), f"{characters} And a bit is ln 2 nats: divide by ln 2."),
+        (total / size, nats),
+        (total * ln2 / size, "multiplied by ln 2; a nat is MORE than a bit, so the number of bits is larger: divide."),
+        (mean / ln2, "these are bits per token: sum the losses, then share them out over the bytes of the text."),
+        (mean / ln2 / size, "the mean loss is one token's; the whole text costs the sum of them."),
+        (mean / size, "the mean loss is one token's; the whole text costs the sum of them. And nats are no bits yet."),
+        (size / (total / ln2), "this is bytes per bit: turn it over."),
+    )
+    if math.isclose(value, total / ln2 / size, rel_tol=1e-4):
+        return Verdict.right("all nats as bits, over all bytes: no token count is left in it, so tokenizers compare.")
+    for wrong, why in mistakes:
+        if math.isclose(value, wrong, rel_tol=1e-4):
+            return Verdict.wrong(why)
+    return Verdict.wrong(
+        f"the losses sum to {total:g} nats, the text has {size} bytes: {total / ln2 / size:.4f} is wanted, yours is "
+        f"{value:.4f}."
     )

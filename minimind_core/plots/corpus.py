@@ -19,6 +19,7 @@ from IPython.display import HTML
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from ..checks.corpus import padding_share
 from ..corpus import CorpusReport, existing_file, iter_rows, normalise_markers, split_segments
 from ..errors import CorpusError
 from ..paths import shown
@@ -147,6 +148,30 @@ def length_histograms(reports: dict[str, CorpusReport]) -> Figure:
     return figure
 
 
+def token_lengths(lengths: dict[str, Sequence[int]], max_lengths: Sequence[int]) -> Figure:
+    """Tokens a row, a histogram for each corpus, and for each max_length a line with the share of padding it makes.
+
+    The shares are those of the first corpus.
+    """
+    figure, axes = plt.subplots(figsize=(9, 3.2))
+    most = max(*max_lengths, *(max(values) for values in lengths.values()))
+    for (name, values), colour in zip(lengths.items(), CYCLE, strict=False):
+        share = np.full(len(values), 100 / len(values))
+        axes.hist(values, bins=np.linspace(0, most, 65), weights=share, color=colour, alpha=0.75, label=name)
+    axes.margins(y=0.35)
+    for length in max_lengths:
+        axes.axvline(length, color=ORANGE, linestyle="--", linewidth=1.4)
+        label = f"cut at {length}:\n{padding_share(next(iter(lengths.values())), length):.1%} padding "
+        axes.annotate(label, (length, 0.97), (-4, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
+                      ha="right", va="top", fontsize=9)  # fmt: skip
+    axes.set(xlabel="tokens a row", ylabel="share of the rows, %", xlim=(0, most * 1.02))
+    axes.set_title("Rows left of a line are filled up to it, rows right of it are cut there")
+    if len(lengths) > 1:
+        axes.legend(loc="center left", fontsize=8)
+    plt.close(figure)
+    return figure
+
+
 def zipf(counts: Counter) -> Figure:
     """Characters by rank and how often each stands there, and what share of the text the first ranks cover."""
     ordered = counts.most_common()
@@ -169,7 +194,8 @@ def zipf(counts: Counter) -> Figure:
     right.semilogx(rank, covered, color=GREEN)
     half = int(np.searchsorted(covered, 50))
     right.plot(rank[half], covered[half], "o", color=ORANGE)
-    right.annotate(f"half of the text: {rank[half]} characters", (rank[half], 50), (8, -12), textcoords="offset points")
+    label = f"half of the text:\n{rank[half]} characters"
+    right.annotate(label, (rank[half], 50), (-8, 4), textcoords="offset points", ha="right")
     right.set(xlabel="the most frequent characters, so many", ylabel="share of the text covered, %", ylim=(0, 103))
     right.set_title("How far the frequent ones reach")
     plt.close(figure)

@@ -160,8 +160,12 @@ def bars_html(
     after: Sequence[float],
     summary: str = "",
     scale: float | None = None,
+    colours: str = "grey before, blue after the settings",
 ) -> str:
-    """Two bars for each token, before (grey) and after (blue), with their numbers; dropped tokens are crossed out."""
+    """Two bars for each token, before (grey) and after (blue), with their numbers; dropped tokens are crossed out.
+
+    `colours` says below the bars what the two stand for.
+    """
     scale = scale or scale_for(before, after)
     cell = f"background-color:{CARD};color:{INK};border:none;padding:1px 6px;font-size:13px;text-align:left"
     head = f"{cell};width:170px;font-weight:normal"
@@ -181,7 +185,7 @@ def bars_html(
     style = (
         f"background-color:{CARD};color:{INK};border:1px solid #CCCCCC;border-radius:4px;padding:8px;max-width:760px"
     )
-    note = f"a full bar is {scale:.0%}; grey before, blue after the settings"
+    note = f"a full bar is {scale:.0%}; {escape(colours)}"
     return (
         f'<div style="{style}"><div role="status" style="{cell}">{escape(summary)}</div>'
         f'<table style="border-collapse:collapse;width:100%;margin:4px 0">{"".join(rows)}</table>'

@@ -6,6 +6,8 @@ out: encoding and cutting rows (tokenizer.py, dataset.py), and what can be click
 
 from __future__ import annotations
 
+import codecs
+import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -39,13 +41,21 @@ def hex_bytes(raw: bytes | None) -> str:
 
 
 def bytes_html(text: str) -> HTML:
-    """A table of a text's characters: the character, its Unicode number, its bytes and how many they are."""
+    """A table of a text's characters: the character, its Unicode number, its bytes and how many they are.
+
+    Emoji and other characters of four bytes are named: many machines have no font for them and would draw a box.
+    """
     rows = []
     for character in text:
         raw = character.encode("utf-8")
         boxes = Safe("".join(chip(f"{byte:02x}", n) for n, byte in enumerate(raw)))
-        rows.append((character.replace(" ", "␣"), f"U+{ord(character):04X}", boxes, len(raw)))
+        seen = character.replace(" ", "␣") if len(raw) < 4 else _named(character)
+        rows.append((seen, f"U+{ord(character):04X}", boxes, len(raw)))
     return table(("character", "number", "bytes in UTF-8", "how many"), rows)
+
+
+def _named(character: str) -> Safe:
+    return Safe(f"<i>({escape(unicodedata.name(character, 'no name').lower())})</i>")
 
 
 def tokens_html(tokenizer: Tokenizer, ids: Iterable[int], with_ids: bool = True, title: str = "") -> HTML:
@@ -61,10 +71,14 @@ def tokens_html(tokenizer: Tokenizer, ids: Iterable[int], with_ids: bool = True,
 
 def readable(raw: bytes) -> str:
     """Bytes as text where they are whole characters, else as `⟨e5⟩⟨b1⟩`."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return "".join(f"⟨{byte:02x}⟩" for byte in raw)
+    return raw.decode("utf-8", "bytes in brackets")
+
+
+def _in_brackets(error: UnicodeError) -> tuple[str, int]:
+    return "".join(f"⟨{byte:02x}⟩" for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("bytes in brackets", _in_brackets)
 
 
 def merges_html(steps: Sequence[tuple[str, list[list[bytes]]]]) -> HTML:
@@ -130,19 +144,35 @@ def padding_cost(shares: dict[int, tuple[float, float]]) -> Figure:
     return figure
 
 
-def compression(sizes: Sequence[int], curves: dict[str, Sequence[float]], parameters: Sequence[int]) -> Figure:
-    """Characters a token against the size of the vocabulary, and the parameters of its embedding, in thousands."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+def compression(
+    sizes: Sequence[int], curves: dict[str, Sequence[float]], costs: dict[int, tuple[int, int]], mark: int = 6400
+) -> Figure:
+    """Characters a token against the size of the vocabulary, and the share of the model that is then its embedding.
+
+    `costs` gives for each vocabulary (parameters of the embedding, of the whole model); `mark` is MiniMind's.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     for (name, values), marker in zip(curves.items(), "os^", strict=False):
         left.plot(sizes, values, marker=marker, label=name)
     left.set(xscale="log", xlabel="vocabulary, tokens", ylabel="characters a token", ylim=(0, None))
     left.set_title("What a bigger vocabulary gains")
     left.legend()
-    right.bar(range(len(sizes)), [count / 1000 for count in parameters], color=BLUE, width=0.7)
-    right.set_xticks(range(len(sizes)), [str(size) for size in sizes], rotation=45)
-    right.set(xlabel="vocabulary, tokens", ylabel="embedding, thousand parameters", title="What it costs")
-    left.set_xticks(sizes, [str(size) for size in sizes], rotation=45)
-    left.minorticks_off()
+    left.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
+    shares = {size: 100 * embedding / whole for size, (embedding, whole) in costs.items()}
+    right.plot(list(shares), list(shares.values()), color=BLUE, marker="o")
+    for size, share in shares.items():
+        label = f"{share:.0f} % · {costs[size][0] / 1e6:.1f} M"
+        if size == mark or share > 25:
+            right.annotate(label + (" (MiniMind)" if size == mark else ""), (size, share), (-8, 2),
+                           textcoords="offset points", ha="right")  # fmt: skip
+    right.set(xscale="log", xlabel="vocabulary, tokens", ylabel="embedding, % of the model", ylim=(0, 100))
+    right.set_title("What it costs, in a model of MiniMind's width")
+    ticks: list[int] = []
+    for size in shares:  # those too close to the one before would overlap
+        ticks += [size] if not ticks or size > 1.5 * ticks[-1] else []
+    right.set_xticks(ticks, [f"{size:,}" for size in ticks], rotation=45)
+    for axes in (left, right):
+        axes.minorticks_off()
     plt.close(figure)
     return figure
 
@@ -166,6 +196,25 @@ def packed_against_padded(padded: tuple[np.ndarray, np.ndarray], packed: tuple[n
         axes.set(ylabel="row", title=f"{name}: {used:,} of {mask.size:,} positions count ({used / mask.size:.0%})")
         axes.grid(visible=False)
     panels[1].set(xlabel="position, tokens (a line: <s>; dark: padding)")
+    plt.close(figure)
+    return figure
+
+
+def loss_by_position(losses: Sequence[float], mask: Sequence[int], title: str) -> Figure:
+    """One row's loss at each position, in nats: text green, padding grey, and both means as lines across."""
+    losses, counts = np.asarray(losses), np.asarray(mask) > 0
+    place = np.arange(len(losses))
+    figure, axes = plt.subplots(figsize=(9, 3.2))
+    axes.plot(place[counts], losses[counts], ".", color=GREEN, markersize=4, label="counts (mask 1)")
+    axes.plot(place[~counts], losses[~counts], "x", color=GREY, markersize=4, label="padding (mask 0)")
+    for value, colour, style, label in (
+        (losses[counts].mean(), INK, "-", "mean of what counts"),
+        (losses.mean(), ORANGE, "--", "mean of all positions"),
+    ):
+        axes.axhline(value, color=colour, linestyle=style, label=f"{label}: {value:.2f}")
+    axes.set(xlabel="position in the row, tokens", ylabel="-log p(right token), nats", title=title)
+    axes.set(ylim=(0, 1.1 * losses.max()))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
     plt.close(figure)
     return figure
 

@@ -1,4 +1,4 @@
-"""The second widget of lesson 07: next-token probabilities as bars that move with the settings.
+"""Two widgets of lesson 07: next-token probabilities as bars that move with the settings, and with the model's age.
 
 Bars are HTML, so nothing is drawn in a callback. Left out: the text that such draws make (widgets/continuation.py).
 """
@@ -7,7 +7,7 @@ Bars are HTML, so nothing is drawn in a callback. Left out: the text that such d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -17,10 +17,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ..errors import CourseError
-from ..generation import encode_prompt, next_token_logits
+from ..generation import continue_text, encode_prompt, next_token_logits
 from ..model import MiniMindLM
+from ..plots.loss_parts import Age
 from ..plots.sampling import bars_html
-from ..plots.style import CARD, RED
+from ..plots.style import CARD, INK, RED
 from ..tokenizer import pieces
 
 BARS = 14
@@ -69,6 +70,15 @@ def sampling_html(tokenizer: Tokenizer, logits: Tensor, seen: Tensor, **settings
     return bars_html(pieces(tokenizer, shown.tolist()), before[shown].tolist(), after[shown].tolist(), summary)
 
 
+def _guarded(page: widgets.HTML, work: Callable[[], None]) -> None:
+    """Do the work of a callback; an error would be lost there, so the page shows it."""
+    try:
+        work()
+    except Exception as problem:
+        words = str(problem) if isinstance(problem, CourseError) else f"{type(problem).__name__}: {problem}"
+        page.value = f'<div style="background-color:{CARD};color:{RED};padding:8px">{escape(words)}</div>'
+
+
 def sampling_widget(model: MiniMindLM, tokenizer: Tokenizer, prompt: str) -> widgets.VBox:
     """A prompt and four sliders over the bars of its next token."""
     text = widgets.Text(
@@ -90,13 +100,6 @@ def sampling_widget(model: MiniMindLM, tokenizer: Tokenizer, prompt: str) -> wid
     page = widgets.HTML()
     scores: list[Tensor] = []
 
-    def guarded(work) -> None:
-        try:
-            work()
-        except Exception as problem:  # shown in the widget: an error in a callback would be lost
-            words = str(problem) if isinstance(problem, CourseError) else f"{type(problem).__name__}: {problem}"
-            page.value = f'<div style="background-color:{CARD};color:{RED};padding:8px">{escape(words)}</div>'
-
     def draw() -> None:
         page.value = sampling_html(tokenizer, *scores, **{name: slider.value for name, slider in sliders.items()})
 
@@ -105,9 +108,9 @@ def sampling_widget(model: MiniMindLM, tokenizer: Tokenizer, prompt: str) -> wid
         draw()
 
     for slider in sliders.values():
-        slider.observe(lambda _: guarded(draw), "value")
-    text.observe(lambda _: guarded(read), "value")
-    guarded(read)
+        slider.observe(lambda _: _guarded(page, draw), "value")
+    text.observe(lambda _: _guarded(page, read), "value")
+    _guarded(page, read)
     return widgets.VBox(
         [
             text,
@@ -115,3 +118,53 @@ def sampling_widget(model: MiniMindLM, tokenizer: Tokenizer, prompt: str) -> wid
             page,
         ]
     )
+
+
+def age_html(tokenizer: Tokenizer, prompt: str, age: Age, newest: Age, new_tokens: int = 24) -> str:
+    """What a model of that age says to a prompt (greedy), over its likeliest next tokens beside the newest model's."""
+    now, then = (next_logits(each.model, tokenizer, prompt)[0].softmax(dim=-1) for each in (newest, age))
+    half = BARS // 2
+    shown = list(dict.fromkeys([*then.topk(half).indices.tolist(), *now.topk(half).indices.tolist()]))
+    said = continue_text(age.model, tokenizer, prompt, temperature=0, max_new_tokens=new_tokens)
+    style = f"background-color:{CARD};color:{INK};padding:8px;max-width:760px;font-size:15px;overflow-wrap:anywhere"
+    mark = f"background-color:#D6E8F5;color:{INK};padding:1px 2px"
+    text = f'<div style="{style}"><span style="{mark}">{escape(prompt)}</span>{escape(said)}</div>'
+    return text + bars_html(
+        pieces(tokenizer, shown),
+        now[shown].tolist(),
+        then[shown].tolist(),
+        f"after {age.updates:,} updates · entropy {bits(then):.2f} bits",
+        1.0,
+        f"grey: after {newest.updates:,} updates, blue: after {age.updates:,}",
+    )
+
+
+def ages_widget(ages: Sequence[Age], tokenizer: Tokenizer, prompt: str) -> widgets.VBox:
+    """A prompt and a slider over the ages of a model: its text and its next-token bars as it grows up."""
+    text = widgets.Text(
+        value=prompt,
+        description="Prompt",
+        continuous_update=False,
+        layout=widgets.Layout(width="100%", max_width="760px"),
+        style={"description_width": "60px"},
+    )
+    slider = widgets.SelectionSlider(
+        options=[(f"{age.updates:,}", number) for number, age in enumerate(ages)],
+        value=len(ages) - 1,
+        description="updates",
+        continuous_update=False,
+        layout=widgets.Layout(width="100%", max_width="500px"),
+        style={"description_width": "60px"},
+    )
+    page, kept = widgets.HTML(), {}
+
+    def show() -> None:
+        key = (text.value, slider.value)
+        if key not in kept:
+            kept[key] = age_html(tokenizer, text.value, ages[slider.value], ages[-1])
+        page.value = kept[key]
+
+    for part in (text, slider):
+        part.observe(lambda _: _guarded(page, show), "value")
+    _guarded(page, show)
+    return widgets.VBox([text, slider, page])

@@ -1,0 +1,159 @@
+"""Held-out loss taken apart (lesson 07): by kind of token, by place in a segment, by the age of the model.
+
+The pictures take plain numbers and return a closed Figure. What sorts the tokens and what finds the snapshots of a run
+stands here too, since nothing else needs it. Left out: the losses themselves (evaluation.py).
+"""
+
+# T tokens
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tokenizers import Tokenizer
+
+from ..checkpoint import load_run
+from ..errors import CourseError
+from ..model import MiniMindLM
+from ..paths import out_dir, shown
+from ..runs import RunOnDisk, list_runs
+from ..tokenizer import token_bytes
+from .style import BLUE, GREY, ORANGE
+
+WORD, CHARACTER, PART = "two or more characters", "one character", "part of a character"
+OTHER, PUNCTUATION, MARKER = "digits and letters", "punctuation", "markers and blanks"
+KINDS = (WORD, CHARACTER, PART, OTHER, PUNCTUATION, MARKER)
+
+
+# --- kinds of tokens ------------------------------------------------------------------------------------------------
+
+
+def kind_of(tokenizer: Tokenizer, token_id: int) -> str:
+    """Which of KINDS a token is. A token of bytes that are no whole characters is a PART; mixtures are OTHER."""
+    raw = token_bytes(tokenizer, token_id)
+    if raw is None:
+        return MARKER
+    try:
+        text = raw.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        return PART
+    if not text:
+        return MARKER
+    if all("一" <= sign <= "鿿" for sign in text):
+        return CHARACTER if len(text) == 1 else WORD
+    return OTHER if any(sign.isalnum() for sign in text) else PUNCTUATION
+
+
+class Part(NamedTuple):
+    """A group of tokens: how many, their mean loss, that loss by the bytes of their text (nan without text)."""
+
+    tokens: int
+    nats_per_token: float
+    nats_per_byte: float
+
+
+def by_group(
+    groups: Sequence[str], losses: np.ndarray, utf8_bytes: np.ndarray, hardest_first: bool = True
+) -> dict[str, Part]:
+    """Losses by group; groups, losses (nats) and bytes are all (T,). The hardest per token first, else as they come."""
+    groups, parts = np.asarray(groups), {}
+    for name in dict.fromkeys(groups.tolist()):
+        mine = groups == name
+        count, total, length = int(mine.sum()), float(losses[mine].sum()), int(utf8_bytes[mine].sum())
+        parts[name] = Part(count, total / count, total / length if length else float("nan"))
+    return dict(sorted(parts.items(), key=lambda item: -item[1].nats_per_token)) if hardest_first else parts
+
+
+def plot_parts(kinds: Mapping[str, Part], places: Mapping[str, Part]) -> Figure:
+    """Three panels of bars: kinds of tokens by token, the same by byte of their text, and places in a segment."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.4), width_ratios=(1.1, 0.8, 0.9))
+    _bars(left, {name: part.nats_per_token for name, part in kinds.items()}, BLUE, kinds)
+    _bars(middle, {name: part.nats_per_byte for name, part in kinds.items()}, ORANGE)
+    _bars(right, {name: part.nats_per_token for name, part in places.items()}, BLUE, places)
+    left.set(title="By kind of token", xlabel="nats per token (how many)")
+    middle.set(title="The same by byte", xlabel="nats per byte of text")
+    right.set(title="By place in its segment", xlabel="nats per token (how many)")
+    middle.set_yticklabels([])
+    plt.close(figure)
+    return figure
+
+
+def _bars(axes: Axes, values: Mapping[str, float], colour: str, parts: Mapping[str, Part] | None = None) -> None:
+    """Bars with their numbers, the first on top; `parts` adds how many tokens each stands for."""
+    rows, longest = range(len(values)), max((v for v in values.values() if v == v), default=1.0)
+    axes.barh(rows, list(values.values()), color=colour, height=0.62)
+    for row, (name, value) in enumerate(values.items()):
+        count = f" ({parts[name].tokens:,})" if parts else ""
+        axes.text(value if value == value else 0, row, f" {value:.2f}{count}" if value == value else " (no text)",
+                  va="center", fontsize=9)  # fmt: skip
+    axes.set_yticks(rows, list(values), fontsize=9)
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.set_xlim(0, longest * (1.6 if parts else 1.3))
+    axes.grid(axis="y", visible=False)
+
+
+# --- models of different age ----------------------------------------------------------------------------------------
+
+
+class Age(NamedTuple):
+    """A model as it was after so many updates; 0 is one with chance weights."""
+
+    updates: int
+    model: MiniMindLM
+
+
+def models_by_age(model: MiniMindLM, note: str = "") -> list[Age]:
+    """A model at every age that can be had, youngest first: with chance weights, its run's snapshots, as it is now.
+
+    `note` is what `quick_model` says of it and names its run. Without a run, or one that kept no snapshots, two ages
+    are left: before training, and now. Snapshots that can't be read or belong to another run are passed over.
+    """
+    device, run = next(model.parameters()).device, _run_named(note)
+    now = run.facts["step"] if run else 1
+    with torch.random.fork_rng(devices=[]):  # making a model draws numbers; those of the caller stay as they were
+        torch.manual_seed(0)
+        ages = [Age(0, MiniMindLM(model.config).eval().to(device))]
+        for path in sorted((run.folder / "snapshots").glob("step-*.pth")) if run else []:
+            try:
+                younger, _, facts = load_run(path, device)
+            except CourseError:
+                continue
+            same = all(facts.get(key) == run.facts.get(key) for key in ("model", "tokenizer_sha256"))
+            if same and ages[-1].updates < facts.get("step", 0) < now:
+                ages.append(Age(facts["step"], younger))
+    return [*ages, Age(now, model)]
+
+
+def _run_named(note: str) -> RunOnDisk | None:
+    """The run whose weights file a note of `quick_model` begins with."""
+    for run in [*list_runs(), *list_runs(out_dir() / "quick")]:
+        if run.facts.get("step") and note.startswith((f"{shown(run.weights)}:", f"{shown(run.weights)},")):
+            return run
+    return None
+
+
+def plot_ages(updates: Sequence[int], held_out: Sequence[float], row: Sequence[float]) -> Figure:
+    """Two curves over a model's ages: loss on held-out rows (its lowest point is marked) and on our row, in nats."""
+    figure, axes = plt.subplots(figsize=(9.0, 3.4))
+    places, best = np.arange(len(updates)), int(np.argmin(held_out))
+    axes.plot(places, held_out, "o-", color=ORANGE, label="held-out rows")
+    axes.plot(places, row, "s-", color=BLUE, label="our row")
+    axes.plot(best, held_out[best], "o", ms=13, mfc="none", color=ORANGE, mew=1.8)
+    axes.annotate(
+        f"lowest: {held_out[best]:.2f}", (best, held_out[best]), (0, 12), textcoords="offset points", ha="center",
+        fontsize=10,
+    )  # fmt: skip
+    axes.set_xticks(places, [f"{number:,}" for number in updates])
+    axes.set(xlabel="updates so far (not to scale)", ylabel="nats per token", title="The same model at several ages")
+    axes.set_ylim(0, 1.12 * max(*held_out, *row))
+    axes.margins(x=0.08)
+    axes.legend(loc="lower left")
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    plt.close(figure)
+    return figure
