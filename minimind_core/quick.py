@@ -74,19 +74,21 @@ def _wait_for_another_notebook(say: Callable[[str], None]) -> None:
 
 
 def _train_quickly(device: str, seconds: float, say: Callable[[str], None]) -> QuickModel:
-    say(f"No model in {shown(out_dir())} yet: a small one is trained on the sample now, for {seconds:.0f} seconds.")
+    most = 1.3 * seconds  # should the machine become busy
+    say(f"No model in {shown(out_dir())} yet: a small one is trained on the sample now, {most:.0f} seconds at most.")
     flags: dict[str, Any] = {
         "out_dir": str(out_dir() / "quick"),
         "data_path": str(SAMPLE),
         "device": device,
         **{"dim": 96, "n_layers": 3, "n_heads": 6, "n_kv_heads": 2, "vocab_size": 2400, "max_seq_len": 256},
         **{"batch_size": 8, "accumulation_steps": 1, "epochs": 12},
-        **{"log_interval": 10**9, "eval_interval": 10**9},
+        "log_interval": 10**9,
     }
     pace = estimate(plan_run(**flags)).seconds_per_step
-    plan = plan_run(**flags, max_steps=max(20, int(0.8 * seconds / pace)))  # the schedule fits the time there is
+    updates = max(20, int(0.8 * seconds / pace))  # the schedule fits the time there is
+    plan = plan_run(**flags, max_steps=updates, eval_interval=updates // 4)
     trainer = Trainer(plan, say=lambda text: None, bar=False)
-    deadline = time.perf_counter() + 1.3 * seconds  # should the machine become busy
+    deadline = time.perf_counter() + most
     trainer.on_update = lambda row: trainer.stop() if time.perf_counter() > deadline else None
     trainer.fit()
     model, tokenizer, _ = load_run(plan.weights, device)

@@ -17,6 +17,7 @@ nbformat = pytest.importorskip("nbformat")
 from matplotlib import pyplot as plt  # noqa: E402
 
 from minimind_core import Hooks, get_lr, make_scaler, masked_cross_entropy, train_epoch  # noqa: E402
+from minimind_core.checks import clipping  # noqa: E402
 from minimind_core.checks import precision as checks_05  # noqa: E402
 from minimind_core.checks import schedule as checks_04  # noqa: E402
 from minimind_core.lessons import LESSONS  # noqa: E402
@@ -65,8 +66,10 @@ SOLUTIONS = {
     "my_half_step": checks_04.check_half_step,
     "my_schedule": checks_04.check_warmup_cosine,
     "my_update_rates": checks_04.check_update_rates,
+    "my_layer_factor": checks_04.check_layer_factor,
     "my_divisor": checks_05.check_divisor,
     "my_window_gradient": checks_05.check_window_gradient,
+    "my_clip": clipping.check_clip,
     "my_update": checks_05.check_update,
 }
 
@@ -424,6 +427,7 @@ WRONG_UPDATES = {
     "inside the loop": update(clear_inside=True),
     "and it isn't divided": update(clear_inside=True, divisor=lambda b: 1),
     "not clipped": update("scale unscale step update zero", returns="one"),
+    "stands before scaler.step": update("scale unscale clip update step zero"),
     "scaler.update() is missing": update("scale unscale clip step zero"),
     "still there": update("scale unscale clip step update"),
     "isn't scaled": update("unscale clip step update zero"),

@@ -1,7 +1,7 @@
 """Checks of lesson 05's exercises: divisors, accumulated gradients, and the order of things in one update.
 
 Answers are run on a very small model; the numbers that the usual mistakes would leave behind are computed as well, so a
-check can say which one it sees.
+check can say which one it sees. Left out: clipping by hand (clipping.py).
 """
 
 from __future__ import annotations
@@ -96,12 +96,13 @@ def sums_of_gradients(batches: Sequence[Batch]) -> list[Tensor]:
     return found
 
 
-def _close(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> bool:
+def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> bool:
+    """Whether two tensors of one shape differ by no more than `tolerance` of the wanted one's norm."""
     return bool((found - wanted).norm() <= tolerance * wanted.norm() + 1e-12)
 
 
 def _named(found: Tensor, wrong: Mapping[str, Tensor]) -> Verdict | None:
-    return next((Verdict.wrong(words) for words, numbers in wrong.items() if _close(found, numbers, 0.02)), None)
+    return next((Verdict.wrong(words) for words, numbers in wrong.items() if close(found, numbers, 0.02)), None)
 
 
 def check_window_gradient(answer: Callable[[nn.Module, list[Batch]], int]) -> Verdict:
@@ -140,7 +141,7 @@ def check_window_gradient(answer: Callable[[nn.Module, list[Batch]], int]) -> Ve
     }
     if (verdict := _named(found, wrong)) is not None:
         return verdict
-    if not _close(found, in_all / total):
+    if not close(found, in_all / total):
         ratio = (found @ in_all / (in_all @ in_all)).item() * total
         return Verdict.wrong(f"the gradient differs; measured along the right one, it is {ratio:.3f} times as long.")
     if returned != total:
@@ -174,7 +175,7 @@ class RecordingScaler(torch.amp.GradScaler):
 
 
 def check_update(answer: Callable) -> Verdict:
-    """Exercise 3: one update, `answer(model, optimizer, scaler, batches, grad_clip)`; returns the unclipped norm."""
+    """Exercise 4: one update, `answer(model, optimizer, scaler, batches, grad_clip)`; returns the unclipped norm."""
     batches = batches_of(((12, 12),) * 3)
     for clip in (1e9, 0.1):  # first with a clip that does nothing, so that a wrong length shows
         model, scaler = small_model(), RecordingScaler()
@@ -217,6 +218,8 @@ def _explained(verdict: Verdict, calls: list[str]) -> Verdict:
     """What the scaler's own complaints mean here."""
     if "_scale is None" in verdict.message:
         return Verdict.wrong("the loss isn't scaled, and yet you unscale: use scaler.scale(loss).backward().")
+    if "unscale_() has already been called" in verdict.message:
+        return Verdict.wrong("unscaled once per micro-batch: unscale_ comes once, when the window is full.")
     if "No inf checks were recorded" in verdict.message:
         if "step" not in calls:
             return Verdict.wrong(
@@ -231,13 +234,18 @@ def _wrong_step(moved: Tensor, calls: list[str], batches: list[Batch], clip: flo
     n = len(batches)
     if calls.count("step") > 1:
         return Verdict.wrong("stepped once per micro-batch: the step comes once, after all of them.")
+    if "update" in calls and "step" in calls and calls.index("update") < calls.index("step"):
+        return Verdict.wrong(
+            "scaler.update() stands before scaler.step(optimizer): update closes the books, so the step no longer "
+            "knows that these gradients are unscaled, and divides them once more. Step first."
+        )
     means = [s / int(m.sum()) for s, (_, _, m) in zip(sums_of_gradients(batches), batches, strict=True)]
     mean = torch.stack(means).mean(0)
 
     def clipped(gradient: Tensor) -> Tensor:
         return gradient * min(1.0, clip / gradient.norm().item())
 
-    if _close(moved, clipped(mean)):
+    if close(moved, clipped(mean)):
         if "scale" not in calls or "step" not in calls:
             return Verdict.wrong("the numbers are right, but the scaler took no part: scaler.scale(loss), scaler.step.")
         if clip < 1 and "unscale_" not in calls:

@@ -127,21 +127,22 @@ def scaler_life(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def device_table() -> HTML:
-    """What pick_dtype answers to each wish, and whether a scaler comes with it, here and on pretended devices."""
+    """What pick_dtype answers to each wish, here and on pretended devices, with a scaler or not, and what to do."""
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     devices = (
-        ("this CPU", cpu, precision.cpu_has, None),
-        ("a CPU with bfloat16", cpu, lambda name: name == "bfloat16", None),
-        ("a CPU without", cpu, lambda name: False, None),
-        ("GPU, RTX 4090", cuda, precision.cpu_has, (8, 9)),
-        ("GPU, T4 (2018)", cuda, precision.cpu_has, (7, 5)),
+        ("this CPU", cpu, precision.cpu_has, None, "leave it at auto"),
+        ("a CPU with bfloat16", cpu, lambda name: name == "bfloat16", None, "try bfloat16 and time it"),
+        ("a CPU without", cpu, lambda name: False, None, "leave it at auto; 16 bits gain nothing"),
+        ("GPU, RTX 4090", cuda, precision.cpu_has, (8, 9), "bfloat16: no scaler, no skipped steps"),
+        ("GPU, T4 (2018)", cuda, precision.cpu_has, (7, 5), "leave it at auto; look at skipped steps"),
     )
     cell = f"background-color:{CARD};color:{INK};border:1px solid #CCCCCC;padding:3px 10px;text-align:left"
-    head = ("device", *(f"asked: {asked}" for asked in ("auto (seed)", "auto (fast)", "bfloat16", "float16")))
+    wishes = (("auto", "seed"), ("auto", "fast"), ("bfloat16", "fast"), ("float16", "fast"))
+    head = ("--dtype on", "auto, seed recipe", "auto, fast recipe", "bfloat16", "float16", "what to do")
     lines = ["<tr>" + "".join(f'<th style="{cell}">{words}</th>' for words in head) + "</tr>"]
-    for name, device, has, capability in devices:
+    for name, device, has, capability, advice in devices:
         cells = [f'<th style="{cell}">{name}</th>']
-        for asked, recipe in (("auto", "seed"), ("auto", "fast"), ("bfloat16", "fast"), ("float16", "fast")):
+        for asked, recipe in wishes:
             with (
                 mock.patch.object(precision, "cpu_has", has),
                 mock.patch.object(torch.cuda, "get_device_capability", lambda *_, answer=capability: answer),
@@ -150,7 +151,7 @@ def device_table() -> HTML:
             colour = {"float32": "#E3E3E3", "float16": "#FBE0CF", "bfloat16": "#CFEBDF"}[str(dtype)[6:]]
             scaler = " + scaler" if dtype == torch.float16 else ""
             cells.append(f'<td style="{cell};background-color:{colour}">{str(dtype)[6:]}{scaler}</td>')
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+        lines.append(f'<tr>{"".join(cells)}<td style="{cell}">{advice}</td></tr>')
     return HTML(f'<table style="border-collapse:collapse;font-size:13px">{"".join(lines)}</table>')
 
 
