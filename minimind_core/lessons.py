@@ -159,8 +159,9 @@ LESSONS = (
         title="The learning rate over a run",
         able="read a learning-rate schedule, compute the seed's number at any step, and see what other shapes do",
         explains=(
-            "schedule: get_lr learning_rate",
-            "optim: build_optimizer",
+            "schedule: get_lr learning_rate warmup",
+            "optim: build_optimizer split_parameters",
+            "training: Hooks",
         ),
         learner_minutes=40,
         exercise_minutes=0,
@@ -178,6 +179,7 @@ LESSONS = (
         explains=(
             "precision: pick_dtype autocast_context make_scaler",
             "training: train_epoch masked_cross_entropy Hooks",
+            "preflight: training_memory",
         ),
         learner_minutes=40,
         exercise_minutes=0,
@@ -211,8 +213,9 @@ LESSONS = (
         title="A model that continues a sentence",
         able="continue a text with the model you trained, turn the knobs of sampling, and measure what the model knows",
         explains=(
-            "generation: generate stream next_token_logits",
-            "evaluation: held_out_loss token_losses fit_bigram",
+            "quick: quick_model",
+            "generation: generate stream continue_text next_token_logits",
+            "evaluation: held_out_loss token_losses bigram_rows fit_bigram",
             "runs: list_runs",
         ),
         learner_minutes=40,

@@ -100,6 +100,9 @@ def check_half_step(answer: Callable[[int, float], int]) -> Verdict:
         "one step too early: there the rate is still above the half. Round up.": [step - 1 for step in right],
         "one step too late: the rate was at most the half one step before.": [step + 1 for step in right],
         "yours counts updates of 8 micro-steps; the schedule counts micro-steps.": [step // 8 for step in right],
+        "degrees? math.acos answers in radians: the whole run is math.pi, not 180.": [
+            math.ceil(total * math.acos(-0.1) / 180) for total, _ in RUNS
+        ],
     }
     if (verdict := _named(found, wrong)) is not None:
         return verdict
@@ -129,10 +132,24 @@ def check_warmup_cosine(answer: Callable[[int, int, float, int], float]) -> Verd
         "step 0 gets the rate 0, so its batch is wasted: the factor is (step + 1) / warmup_steps.": each(
             cosine, lambda s, w: min(1.0, s / w)
         ),
+        "one step late: your factor reaches 1 at step warmup_steps. Step 0 has 1/warmup_steps, so step "
+        "warmup_steps - 1 has 1.": each(cosine, lambda s, w: min(1.0, (s + 1) / (w + 1))),
+        "step 0 gets the rate 0 and its batch is wasted; the factor is (step + 1) / warmup_steps.": each(
+            cosine, lambda s, w: min(1.0, s / (w - 1))
+        ),
+        "// cuts your factor down to 0 until the warm-up is over: use /.": each(
+            cosine, lambda s, w: min(1, (s + 1) // w)
+        ),
         "your factor goes on rising behind the warm-up: it must stop at 1, with min(1, …).": each(
             cosine, lambda s, w: (s + 1) / w
         ),
         "this is the seed's cosine: it starts above lr. Asked is one that goes from lr to lr/10.": each(get_lr, warmup),
+        "degrees? math.cos takes radians: half a turn is math.pi, not 180.": each(
+            lambda s, t, lr: lr * (0.1 + 0.45 * (1 + math.cos(180 * s / t))), warmup
+        ),
+        "// cuts step/total down to 0 until the end: use /.": each(
+            lambda s, t, lr: lr * (0.1 + 0.45 * (1 + math.cos(math.pi * (s // t)))), warmup
+        ),
         "your cosine ends at 0: asked is an end at lr/10.": each(
             lambda s, t, lr: 0.5 * lr * (1 + math.cos(math.pi * s / t)), warmup
         ),
@@ -217,3 +234,78 @@ def check_update_rates(answer: Callable[[int, int, float], list[float]]) -> Verd
                 f"update {number + 1} uses the rate {right[number]:.9f}, yours is {found[number]:.9f}."
             )
     return Verdict.right(f"{len(right)} updates, the last one at {right[-1]:.9f}.")
+
+
+def layer_factor(name: str, n_layers: int, decay: float) -> float:
+    """What a layer-wise schedule multiplies the rate of parameter `name` by: 1 at the top, `decay` less per layer."""
+    if name.startswith("tok_embeddings"):
+        return decay**n_layers
+    return decay ** (n_layers - 1 - int(name.split(".")[1])) if name.startswith("layers.") else 1.0
+
+
+FACTOR_CASES = [
+    (name, n_layers, decay)
+    for n_layers, decay in ((12, 0.5), (2, 0.9))
+    for name in (
+        "tok_embeddings.weight",
+        "layers.0.attention.wq.weight",
+        "layers.1.ffn_norm.weight",
+        *(f"layers.{block}.feed_forward.w2.weight" for block in (3, 10, 11) if block < n_layers),
+        "norm.weight",
+    )
+]
+
+
+def _block_mistakes(blocks: Sequence[tuple[str, int, float]]) -> dict[str, list[float]]:
+    """Usual wrong factors of parameters inside blocks, as words → numbers."""
+
+    def each(power: Callable[[int, int], float]) -> list[float]:
+        return [decay ** power(int(name.split(".")[1]), n) for name, n, decay in blocks]
+
+    distance = [(n - 1 - int(name.split(".")[1]), decay) for name, n, decay in blocks]
+    return {
+        "all blocks get 1: that is no layer-wise rate yet. A block's distance to the last one is the power.": each(
+            lambda i, n: 0
+        ),
+        "all blocks get one factor: decay must be taken to a power, the distance to the last block.": each(
+            lambda i, n: 1
+        ),
+        "upside down: yours is 1 at the first block. The last one gets 1, the first one the least.": each(
+            lambda i, n: i
+        ),
+        "one too far: the last block, number n_layers - 1, should get 1; yours gets decay.": each(lambda i, n: n - i),
+        "multiplied: decay × distance gives the last block 0. It is a power, decay ** distance.": [
+            decay * far for far, decay in distance
+        ],
+        "layers.10 and layers.11 count as block 1 in yours: numbers may have two digits. name.split('.')[1] is the "
+        "whole number.": each(lambda i, n: n - 1 - int(str(i)[0])),
+        "a norm inside a block belongs to its block; only the last one, norm.weight, stands behind them all.": [
+            1.0 if "norm" in name else decay**far for (far, decay), (name, *_) in zip(distance, blocks, strict=True)
+        ],
+    }
+
+
+def check_layer_factor(answer: Callable[[str, int, float], float]) -> Verdict:
+    """Exercise 5: the factor of a parameter's rate by its name, `answer(name, n_layers, decay)`."""
+    found = _numbers(answer, FACTOR_CASES)
+    if isinstance(found, Verdict):
+        return found
+    by_case = dict(zip(FACTOR_CASES, found, strict=True))
+    blocks = [case for case in FACTOR_CASES if case[0].startswith("layers.")]
+    if (verdict := _named([by_case[case] for case in blocks], _block_mistakes(blocks))) is not None:
+        return verdict
+    for case in [*blocks, *(case for case in FACTOR_CASES if case not in blocks)]:
+        name, n_layers, decay = case
+        value, wanted = by_case[case], layer_factor(*case)
+        if _same([value], [wanted]):
+            continue
+        if name.startswith("tok_embeddings"):
+            first = decay ** (n_layers - 1)
+            if _same([value], [first]):
+                return Verdict.wrong("the embedding lies before block 0: its power is one higher, n_layers.")
+            if _same([value], [1.0]):
+                return Verdict.wrong("the embedding gets 1 in yours: it lies before block 0 and gets the least.")
+        if name.startswith("norm") and value < 1:
+            return Verdict.wrong("the last norm, norm.weight, stands behind the last block: it gets 1.")
+        return Verdict.wrong(f"{name} of {n_layers} blocks, decay {decay}: {wanted:g}, yours is {value:g}.")
+    return Verdict.right("the last block and the last norm 1, the embedding least, and block 10 is not block 1.")
