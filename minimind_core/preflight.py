@@ -138,13 +138,14 @@ def training_memory(model: ModelConfig, parameters: int, batch_size: int, dtype:
     """Bytes that training takes, reckoned: weights, gradients and two moments in float32, activations and logits.
 
     A rough figure: half a GiB for Python and torch themselves; activations are counted as what backward keeps of each
-    block, plus three float32 copies of the logits, which are the largest single thing in a small model.
+    block, plus three float32 copies of the logits. In 16 bits autocast keeps a copy of the weights as well.
     """
     tokens = batch_size * (model.max_seq_len - 1)
     width = 2 if dtype != torch.float32 else 4
     experts = model.num_experts_per_tok + model.n_shared_experts if model.use_moe else 1
     per_token = model.n_layers * (12 * model.dim + 4 * experts * model.ffn_dim) * width + 3 * 4 * model.vocab_size
-    return 2**29 + 16 * parameters + tokens * per_token
+    copies = 0 if dtype == torch.float32 else width * parameters
+    return 2**29 + 16 * parameters + copies + tokens * per_token
 
 
 def machine_report() -> list[str]:
