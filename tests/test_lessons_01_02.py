@@ -134,6 +134,16 @@ def broken_pack(kind: str) -> Callable:
                     out.append(f"<s>{segment}</s>")
                     size = len(segment)
             return out
+        if kind in ("no blank counted", "less than"):
+            out = []
+            for segment in segments:
+                brick = f"<s>{segment}</s>"
+                size = len(out[-1]) + len(brick) + (kind == "less than") if out else 0
+                if out and (size < limit if kind == "less than" else size <= limit):
+                    out[-1] += " " + brick
+                else:
+                    out.append(brick)
+            return out
         if kind == "one each":
             return [f"<s>{segment}</s>" for segment in segments]
         if kind == "empty first":
@@ -156,6 +166,8 @@ def broken_pack(kind: str) -> Callable:
         ("last lost", "never added"),
         ("touching", "one blank"),
         ("bare count", "markers and blanks count"),
+        ("no blank counted", "markers and blanks count"),
+        ("less than", "exactly the limit"),
         ("one each", "fill a row up"),
         ("empty first", "empty"),
         ("no markers", "begins with <s>"),
@@ -168,15 +180,24 @@ def test_pack_names_the_mistake(kind, words):
     says(check_pack(broken_pack(kind)), words)
 
 
-def reader(split=lambda raw: raw.split(b"\n"), first=1, bom=True, blanks=True, own_error=True, count="lines"):
-    """A reader of JSON lines with one thing left out."""
+def reader(
+    split=lambda raw: raw.split(b"\n"),
+    first=1,
+    bom=True,
+    blanks=True,
+    own_error=True,
+    count="lines",
+    decode_outside=False,
+):
+    """A reader of JSON lines with one thing left out; `blanks=bool` asks a line whether it is empty, unstripped."""
 
     def answer(raw):
         texts, rows = [], 0
         for number, line in enumerate(split(raw.removeprefix(b"\xef\xbb\xbf") if bom else raw), first):
-            if blanks and not line.strip():
+            if blanks and not (line.rstrip(b"\r") if blanks is bool else line.strip()):
                 continue
             rows += 1
+            line = line.decode() if decode_outside else line
             try:
                 texts.append(json.loads(line if isinstance(line, str) else line.decode())["text"])
             except (ValueError, KeyError):
@@ -194,11 +215,18 @@ def reader(split=lambda raw: raw.split(b"\n"), first=1, bom=True, blanks=True, o
     ("answer", "words"),
     [
         (reader(blanks=False), "a line break at the end of the file"),
+        (reader(blanks=bool), "holds only blanks"),
+        (reader(split=lambda raw: raw.decode().split("\n")), "the whole file at once"),
+        (reader(decode_outside=True), "Decode inside the try"),
         (reader(bom=False), "byte-order mark"),
         (reader(split=lambda raw: raw.decode("utf-8", "replace").splitlines()), "U+2028"),
         (reader(first=0), "count lines from 0"),
         (reader(count="rows"), "blank"),
-        (reader(own_error=False), "own error came through"),
+        (reader(own_error=False), "Decode inside the try"),
+        (
+            reader(own_error=False, split=lambda raw: raw.decode("utf-8", "replace").split("\n")),
+            "json's own error came through",
+        ),
         (reader(own_error=None), "should be refused"),
         (lambda raw: [json.loads(raw)["text"]], "two plain lines"),
         (lambda raw: "山", "list of texts"),
@@ -250,6 +278,19 @@ def test_padding_names_the_mistake(answer, words):
     says(check_padding(answer), words)
 
 
+def hashed(function, pieces):
+    return {function(piece) for piece in pieces}
+
+
+def in_a_heap(hashes, pieces):
+    return {function(piece) for function in hashes for piece in pieces}
+
+
+def test_the_piece_of_the_smallest_hash_does_as_well_as_the_hash():
+    verdict = check_estimate(lambda a, b, h: sum(min(a, key=f) == min(b, key=f) for f in h) / len(h))
+    assert verdict.ok is True, verdict
+
+
 def minima(pieces, hashes):
     return [min(map(each, pieces)) for each in hashes]
 
@@ -258,6 +299,16 @@ def minima(pieces, hashes):
     ("answer", "words"),
     [
         (lambda a, b, h: len(a & b) / len(a | b), "exact similarity"),
+        (
+            lambda a, b, h: (
+                sum(len(hashed(f, a) & hashed(f, b)) / len(hashed(f, a) | hashed(f, b)) for f in h) / len(h)
+            ),
+            "or of all their hashes",
+        ),
+        (
+            lambda a, b, h: len(in_a_heap(h, a) & in_a_heap(h, b)) / len(in_a_heap(h, a) | in_a_heap(h, b)),
+            "you compare all hashes",
+        ),
         (lambda a, b, h: estimate(a, b, h) * len(h), "how many agree"),
         (lambda a, b, h: 1 - estimate(a, b, h), "differs"),
         (lambda a, b, h: len({*minima(a, h)} & {*minima(b, h)}) / len({*minima(a, h)} | {*minima(b, h)}), "as sets"),
@@ -286,6 +337,8 @@ def test_the_share_of_padding_is_that_of_the_loaders_masks(texts, tokenizer):
     for length in (128, 600, 900):
         _, _, mask = PretrainDataset(SAMPLE, tokenizer, length).batch(range(len(texts)))
         assert corpus_plots.padding_share(lengths, length) == pytest.approx(1 - mask.double().mean().item())
+        lost = 1 - mask.sum().item() / sum(n - 1 for n in lengths)
+        assert corpus_plots.cut_share(lengths, length) == pytest.approx(lost)
 
 
 # --- the exercises of 02 ----------------------------------------------------------------------------------------------
@@ -334,6 +387,7 @@ def full(ids, max_length):
         (with_mask(lambda ids, n, X, Y: 1 - full(ids, n)[1:]), "upside down"),
         (with_mask(lambda ids, n, X, Y: full(ids, n)), "the shape should be"),
         (with_mask(lambda ids, n, X, Y: full(ids, n)[1:].float()), "int64"),
+        (with_mask(lambda ids, n, X, Y: full(ids, n)[1:].bool()), "torch.bool"),
         (with_mask(lambda ids, n, X, Y: full(ids, n)[1:] * (torch.arange(n - 1) > 0)), "the mask should be"),
         (lambda ids, n: (*item(ids, n)[:1], *item(ids, n)[:1], item(ids, n)[2]), "not X one token further on"),
         (lambda ids, n: item(ids, n)[:2], "X, Y, loss_mask are asked"),
@@ -370,6 +424,11 @@ def each(logits, Y):
         (lambda g, y, m: ((each(g, y) * m).sum() / m.sum()).detach(), "no gradient"),
         (lambda g, y, m: each(g, y) * m, "the shape should be ()"),
         (lambda g, y, m: (each(g, y) * m).sum() / m.sum(), "0 / 0"),
+        (lambda g, y, m: (each(g, y) * m).sum() / m.sum() if m.any() else torch.tensor(0.0), "without a gradient"),
+        (lambda g, y, m: (each(g, y) * m).sum() / m.sum() if m.any() else 0.0, "without a gradient"),
+        (lambda g, y, m: (each(g, y) * m).sum() / m.sum() if m.any() else each(g, y), "the shape should be ()"),
+        (lambda g, y, m: (each(g, y) * m).sum() / m.sum() if m.any() else each(g, y).mean(), "should give 0"),
+        (lambda g, y, m: (F.cross_entropy(g, y, reduction="none") * m).sum() / m.sum(), "classes in dimension 1"),
         (lambda g, y, m: g.sum() * 0 + 3, "should be"),
         (lambda g, y, m: (each(g, y) * m).sum() / m.sum() + (g - g.detach())[:, -1].sum(), "padding gets a gradient"),
         (lambda g, y, m: (each(g, y) * m).sum().detach() / m.sum() + g[0, 0, 0] - g[0, 0, 0].detach(), "detached"),
@@ -384,6 +443,18 @@ def decode_all_each_time(tokens):
     return [after.removeprefix(before) for before, after in pairwise(["", *texts])]
 
 
+def hold_back(tokens):
+    texts, rest = [], b""
+    for token in tokens:
+        rest += token
+        try:
+            texts.append(rest.decode())
+            rest = b""
+        except UnicodeDecodeError:
+            texts.append("")
+    return texts
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -394,6 +465,8 @@ def decode_all_each_time(tokens):
         (lambda tokens: [b"".join(tokens).decode()], "should give"),
         (lambda tokens: [""] * (len(tokens) - 1) + [b"".join(tokens).decode()], "late or early"),
         (lambda tokens: [""] * len(tokens), "joined"),
+        (hold_back, "hold everything back until all bytes decode"),
+        (hold_back, "[e5 b1 b1 e9, be 98, f0 9f 99 82 61]"),
     ],
 )
 def test_stream_names_the_mistake(answer, words):
@@ -420,7 +493,8 @@ def drawn(make: Callable[[], Figure]) -> Figure:
 def test_pictures_of_01(texts):
     report = describe(SAMPLE)
     drawn(lambda: corpus_plots.bytes_per_character(texts[0] + "é🙂"))
-    walls = drawn(lambda: corpus_plots.bricks([*texts[:3], "no markers"]))
+    walls = drawn(lambda: corpus_plots.bricks([*texts[:3], "no markers"], [0, 1, 2, 99]))
+    assert walls.axes[0].get_yticklabels()[-1].get_text() == "99"
     assert sum(patch.get_width() for patch in walls.axes[0].patches) == pytest.approx(
         sum(map(len, [*texts[:3], "no markers"]))
     )
@@ -430,7 +504,8 @@ def test_pictures_of_01(texts):
     drawn(lambda: corpus_plots.token_lengths({"a": [600], "b": [20, 1000]}, (128,)))
     drawn(lambda: near_copies.similarities([0.01, 0.3, 0.31], [0.9]))
     drawn(lambda: near_copies.similarities([0.1], []))
-    drawn(lambda: corpus_plots.along_the_file(corpus_plots.rows_along(SAMPLE, 30), "sample.jsonl"))
+    drawn(lambda: corpus_plots.along_the_file({"a": corpus_plots.rows_along(SAMPLE, 30)}))
+    drawn(lambda: corpus_plots.along_the_file({"a": [(0.0, texts[0])], "b": [(0.0, texts[1]), (0.5, texts[2])]}))
 
 
 def test_rows_along_the_file_come_from_everywhere(corpus):
@@ -464,6 +539,8 @@ def test_pictures_of_02(tokenizer):
     drawn(lambda: token_plots.packed_against_padded(*[(X, mask) for X, _, mask in batches]))
     run = {"reported": [3.0, 2.0], "text": [3.0, 2.5]}
     drawn(lambda: token_plots.mask_matters(run, run))
+    gaps = drawn(lambda: token_plots.mask_matters({"reported": [3, 1.5], "text": [3, 1.5]}, run))
+    assert [axes.texts[0].get_text() for axes in gaps.axes] == ["0.50", "1.00"]
 
 
 def test_segments_are_numbered_within_a_line():
@@ -503,6 +580,17 @@ def test_xy_table_shows_the_end_of_the_text(tokenizer, texts):
     last = int(mask.nonzero().max())
     assert f">{last}</td>" in page and f">{last + 1}</td>" in page and ">1022</td>" in page
     assert token_plots.COUNTS in page and token_plots.IGNORED in page
+
+
+def test_what_does_not_count_is_struck_through(tokenizer):
+    ids = tokenizer.encode("山水").ids
+    for page in (
+        str(token_plots.counted(tokenizer, ids[:1] * 2, [1, 0])),
+        token_plots.xy_html(tokenizer, [1, 2], [3, 0], [1, 0]).data,
+    ):
+        struck = re.findall(r"line-through", page)
+        assert len(struck) == page.count(token_plots.IGNORED) == page.count("dashed") > 0
+        assert page.count(token_plots.COUNTS) > 0
 
 
 def test_pieces_of_characters_are_readable():

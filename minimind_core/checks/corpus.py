@@ -69,8 +69,15 @@ def _segments_problem(text: str, found: object, wanted: list[str]) -> Verdict | 
 def check_pack(answer: Callable[[list[str], int], list[str]]) -> Verdict:
     """`answer(segments, limit)` should join segments in order into rows of at most `limit` characters."""
     segments = [s for text in iter_texts(SAMPLE, limit=3) for s in split_segments(text)]
-    long = ["山" * 40, "水", "火"]
-    for case, limit in ((["一二", "三四", "五六", "七"], 20), (segments, 300), (segments, 512), (long, 30)):
+    short, long = ["一二", "三四", "五六", "七"], ["山" * 40, "水", "火"]
+    for case, limit in (
+        (short, 20),
+        (short, 19),  # just what two of them take, markers and blank counted
+        (short, 18),
+        (segments, 300),
+        (segments, 512),
+        (long, 30),
+    ):
         found = attempt(answer, list(case), limit)
         if isinstance(found, Verdict):
             return found
@@ -119,6 +126,11 @@ def _pack_problem(segments: list[str], limit: int, found: object) -> Verdict | N
     over = next((row for row in found if len(row) > limit and len(split_segments(row)) > 1), None)
     if over is not None:
         return Verdict.wrong(f"a row has {len(over)} characters, the limit was {limit}: markers and blanks count too.")
+    if found == pack(segments, limit - 1):
+        return Verdict.wrong(
+            f"a row may hold exactly the limit, here {limit} characters; is there a < where <= is meant, or one "
+            "blank too many counted?"
+        )
     enough = len(pack(segments, limit))
     return Verdict.wrong(f"you need {len(found)} rows, {enough} are enough: fill a row up before the next one begins.")
 
@@ -133,7 +145,8 @@ def check_reader(answer: Callable[[bytes], list[str]]) -> Verdict:
     good = (
         ("two plain lines", a + b"\n" + b, ["山", "水"]),
         ("a line break at the end of the file", a + b"\n" + b + b"\n", ["山", "水"]),
-        ("a blank line between two rows", a + b"\n  \n" + b, ["山", "水"]),
+        ("an empty line between two rows", a + b"\n\n" + b, ["山", "水"]),
+        ("a line that holds only blanks (strip it before you look)", a + b"\n  \n" + b, ["山", "水"]),
         ("Windows line ends (CRLF)", a + b"\r\n" + b + b"\r\n", ["山", "水"]),
         ("a byte-order mark at the start", b"\xef\xbb\xbf" + a, ["山"]),
         (
@@ -160,7 +173,7 @@ def check_reader(answer: Callable[[bytes], list[str]]) -> Verdict:
         problem = _not_refused(answer, name, raw, line)
         if problem is not None:
             return problem
-    return Verdict.right("six good files are read, three bad ones are refused by line.")
+    return Verdict.right("seven good files are read, three bad ones are refused by line.")
 
 
 def _not_refused(answer: Callable, name: str, raw: bytes, line: int) -> Verdict | None:
@@ -170,7 +183,14 @@ def _not_refused(answer: Callable, name: str, raw: bytes, line: int) -> Verdict 
     except ValueError as error:
         message = str(error)
         numbers = [int(n) for n in re.findall(r"\d+", message)]
-        if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+        if isinstance(error, UnicodeDecodeError):
+            whole = len(error.object) > max(map(len, raw.split(b"\n")))
+            how = "You decode the whole file at once: split the bytes first" if whole else "Decode inside the try too"
+            return Verdict.wrong(
+                f"{name}: the error of decoding came through ({message[:60]!r}), and it does not know the line. {how}, "
+                f"and raise a ValueError of your own that says line {line} of the file."
+            )
+        if isinstance(error, json.JSONDecodeError):
             return Verdict.wrong(
                 f"{name}: json's own error came through ({message[:60]!r}); it knows only its one line. Catch it and "
                 f"raise a ValueError that says line {line} of the file."
@@ -266,8 +286,13 @@ def check_estimate(answer: Callable[[set[str], set[str], list], float]) -> Verdi
     """`answer(one, other, hashes)` should give the share of hash functions whose minima over both sets agree."""
     rows = [split_segments(text) for text in iter_texts(SAMPLE, limit=11)]
     ours, others = ({text[i : i + 3] for i in range(len(text) - 2)} for text in (rows[0][0], rows[10][2]))
+    some, more = set("春夏秋冬东南西北"), set("东南西北上下左右")
+    # Small numbers, so that two functions share a minimum now and then; but no function gives two pieces the same.
+    small = [
+        each for each in hash_functions(400, largest=43) if len({each(p) for p in some | more}) == len(some | more)
+    ]
     for one, other, hashes in (
-        (set("春夏秋冬东南西北"), set("东南西北上下左右"), hash_functions(20, largest=43)),
+        (some, more, small[3:23]),  # with these, all usual mistakes give different numbers
         ({"山"}, {"山"}, hash_functions(3)),
         ({"山"}, {"水"}, hash_functions(3)),
         (ours, others, hash_functions(64)),
@@ -293,7 +318,10 @@ def _estimate_problem(one: set[str], other: set[str], hashes: Sequence[Callable]
         (sum(a != b for a, b in zip(mine, yours, strict=True)) / count, "that is the share that differs"),
         (len(shared) / len(set(mine) | set(yours)), "compare the two lists place by place, not as sets of numbers"),
         (len(shared) / count, "compare the two lists place by place: each function has a smallest value of its own"),
-        (len(one & other) / len(one | other), "that is the exact similarity; the hash functions are not used"),
+        (len(one & other) / len(one | other),
+         "that is the exact similarity, of the pieces or of all their hashes; take each function's smallest value"),
+        (_jaccard_of_hashes(one, other, hashes),
+         "you compare all hashes of the two sets; each function's smallest value is enough"),
         (sum(max(map(h, one)) == max(map(h, other)) for h in hashes) / count,
          "you take the largest value; that works as well, but the smallest is asked"),
         (sum(h(min(one)) == h(min(other)) for h in hashes) / count,
@@ -303,3 +331,9 @@ def _estimate_problem(one: set[str], other: set[str], hashes: Sequence[Callable]
     why = next((text for value, text in wrong if math.isclose(found, value, abs_tol=1e-9)), None)
     here = f"sets of {len(one)} and {len(other)} pieces and {count} hash functions"
     return Verdict.wrong(f"{here} give {right:.4f}, yours is {found:.4f}" + (f": {why}." if why else "."))
+
+
+def _jaccard_of_hashes(one: set[str], other: set[str], hashes: Sequence[Callable]) -> float:
+    """What comes out when the hashes of all functions go into one heap for each set."""
+    mine, yours = ({each(piece) for each in hashes for piece in side} for side in (one, other))
+    return len(mine & yours) / len(mine | yours)

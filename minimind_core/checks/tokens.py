@@ -97,8 +97,8 @@ def _item_problem(ids: list[int], max_length: int, found: object) -> Verdict | N
         problem = wrong_shape(value, (max_length - 1,))
         if problem is not None:
             return Verdict.wrong(f"{name}, {here}: {problem.message}")
-        if value.is_floating_point():
-            return Verdict.wrong(f"{name} holds {value.dtype}; ids and the mask are int64.")
+        if value.dtype != torch.int64:
+            return Verdict.wrong(f"{name} holds {value.dtype}; ids and the mask are int64: .long() makes them so.")
     if torch.equal(Y, X) or not torch.equal(Y[:-1], X[1:]):
         return Verdict.wrong(f"Y is not X one token further on, {here}: X {X.tolist()}, Y {Y.tolist()}.")
     if not torch.equal(X, wanted[0]) or not torch.equal(Y, wanted[1]):
@@ -106,7 +106,6 @@ def _item_problem(ids: list[int], max_length: int, found: object) -> Verdict | N
             return Verdict.wrong(f"a row that is cut loses its </s>, {here}: put id {EOS_ID} in the last place kept.")
         which, value, right = ("X", X, wanted[0]) if not torch.equal(X, wanted[0]) else ("Y", Y, wanted[1])
         return Verdict.wrong(f"{which} should be {right.tolist()} {here}, yours is {value.tolist()}.")
-    mask = mask.long()
     if torch.equal(mask, wanted[2]):
         return None
     full = (torch.arange(max_length) < min(length, max_length)).long()
@@ -135,14 +134,28 @@ def check_loss(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Verdict:
     Y = torch.randint(5, (2, 6), generator=make)
     mask = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0]])
     found = attempt(answer, logits, Y, mask)
+    if isinstance(found, Verdict) and "Expected target size" in found.message:  # cross_entropy's own words
+        return Verdict.wrong(
+            f"{found.message} cross_entropy looks for the classes in dimension 1: flatten to (B·T, V) and (B·T,)."
+        )
     problem = found if isinstance(found, Verdict) else _loss_problem(found, logits, Y, mask)
     if problem is not None:
         return problem
     empty = attempt(answer, logits, Y, torch.zeros_like(mask))
     if isinstance(empty, Verdict):
         return empty
-    if not torch.isfinite(empty).all():
+    if isinstance(empty, (int, float)) or (isinstance(empty, Tensor) and not empty.requires_grad):
+        return Verdict.wrong(
+            "where nothing counts you return a new number or tensor, without a gradient: backward() would raise. "
+            "Divide by at least 1 instead."
+        )
+    problem = wrong_shape(empty, ())
+    if problem is not None:
+        return Verdict.wrong(f"a batch where nothing counts: {problem.message}")
+    if not torch.isfinite(empty):
         return Verdict.wrong("a batch where nothing counts gives 0 / 0 = nan: divide by at least 1.")
+    if empty.abs() > 1e-6:
+        return Verdict.wrong(f"a batch where nothing counts should give 0, yours gives {empty.item():.4f}.")
     return Verdict.right("a mean over the positions that count, with a gradient for those alone.")
 
 
@@ -184,7 +197,7 @@ def _loss_problem(found: object, logits: Tensor, Y: Tensor, mask: Tensor) -> Ver
 
 
 def check_stream(answer: Callable[[list[bytes]], list[str]]) -> Verdict:
-    """`answer(tokens)` should give the text that is certain after each token: tokens' bytes → as many strings."""
+    """`answer(tokens)` should give the text that becomes certain with each token: tokens' bytes → as many strings."""
     text = "山龘🙂a"
     raw = text.encode("utf-8")
     cuts = [raw[:3], raw[3:4], raw[4:6], raw[6:8], raw[8:9], raw[9:10], raw[10:]]
@@ -214,5 +227,26 @@ def check_stream(answer: Callable[[list[bytes]], list[str]]) -> Verdict:
             )
         if "".join(found) != "".join(wanted):
             return Verdict.wrong(f"joined, your pieces are {''.join(found)!r}, the text is {''.join(wanted)!r}.")
-        return Verdict.wrong(f"the text is right, but comes late or early: {found} instead of {wanted}.")
+        given = "[" + ", ".join(token.hex(" ") for token in tokens) + "]"
+        if found == _held_back(tokens):
+            return Verdict.wrong(
+                "you hold everything back until all bytes decode. A token may end a character and begin the next: give "
+                f"the finished one at once, keep only the rest. For the tokens {given} {wanted} is right, not {found}."
+            )
+        return Verdict.wrong(
+            f"the text is right, but comes late or early: {found} instead of {wanted}, for the tokens {given}."
+        )
     return Verdict.right("no half character is shown, and none is lost.")
+
+
+def _held_back(tokens: list[bytes]) -> list[str]:
+    """The usual wrong answer: nothing is given while any byte is left over."""
+    texts, rest = [], b""
+    for token in tokens:
+        rest += token
+        try:
+            texts.append(rest.decode("utf-8"))
+            rest = b""
+        except UnicodeDecodeError:
+            texts.append("")
+    return texts

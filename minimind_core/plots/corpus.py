@@ -104,8 +104,11 @@ def bytes_per_character(text: str) -> Figure:
     return figure
 
 
-def bricks(texts: Sequence[str], about: int = 512) -> Figure:
-    """Rows as walls: each brick is a segment, as wide as its characters (markers included); a line at `about`."""
+def bricks(texts: Sequence[str], numbers: Sequence[int] | None = None, about: int = 512) -> Figure:
+    """Rows as walls: a brick is a segment, as wide as its characters, markers and the blank behind it included.
+
+    A line stands at `about` characters; `numbers` are the rows' numbers, 0, 1, 2 … if left out.
+    """
     figure, axes = plt.subplots(figsize=(9, 0.6 + 0.32 * len(texts)))
     for place, text in enumerate(texts):
         left = 0
@@ -115,12 +118,13 @@ def bricks(texts: Sequence[str], about: int = 512) -> Figure:
             axes.text(left + len(brick) / 2, place, str(len(brick)), ha="center", va="center", fontsize=8)
             left += len(brick)
     axes.axvline(about, color=ORANGE, linestyle="--", linewidth=1.5)
-    axes.annotate(f"{about}", (about, len(texts) - 0.6), (5, 0), textcoords="offset points", color=ORANGE)
+    axes.annotate(f"{about}", (about, -0.55), (5, 0), textcoords="offset points", color=ORANGE)
     axes.set(
-        xlabel="characters, markers included",
+        xlabel="characters; a brick has its two markers and the blank behind it, so up to 8 more than its segment",
         ylabel="row",
         yticks=range(len(texts)),
-        title="Unrelated segments, laid end to end until a row holds about 512 characters",
+        yticklabels=range(len(texts)) if numbers is None else numbers,
+        title="Unrelated segments, laid end to end to rows of about 512 characters",
     )
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -131,7 +135,11 @@ def bricks(texts: Sequence[str], about: int = 512) -> Figure:
 def length_histograms(reports: dict[str, CorpusReport]) -> Figure:
     """Lengths of rows in characters and in bytes, and of segments in characters, for one corpus or several."""
     figure, panels = plt.subplots(1, 3, figsize=(9, 3.1), sharey=False)
-    kinds = {"characters": "characters a row", "utf8_bytes": "bytes a row", "segment_lengths": "characters a segment"}
+    kinds = {
+        "characters": "characters a row",
+        "utf8_bytes": "bytes a row",
+        "segment_lengths": "characters a segment, no markers",
+    }
     for axes, (field, label) in zip(panels, kinds.items(), strict=True):
         values = {name: np.asarray(getattr(report, field)) for name, report in reports.items()}
         bins = np.histogram_bin_edges(np.concatenate(list(values.values())), bins=24)
@@ -148,8 +156,16 @@ def length_histograms(reports: dict[str, CorpusReport]) -> Figure:
     return figure
 
 
+def cut_share(lengths: Sequence[int], max_length: int) -> float:
+    """The share of tokens, 0 to 1, that stand behind `max_length` in their row: cut off, so never asked for.
+
+    A row's first token is left out of the total, as nobody asks for it anyway.
+    """
+    return sum(max(0, length - max_length) for length in lengths) / sum(length - 1 for length in lengths)
+
+
 def token_lengths(lengths: dict[str, Sequence[int]], max_lengths: Sequence[int]) -> Figure:
-    """Tokens a row, a histogram for each corpus, and for each max_length a line with the share of padding it makes.
+    """Tokens a row, a histogram for each corpus, and for each max_length a line with its shares of padding and cut.
 
     The shares are those of the first corpus.
     """
@@ -158,10 +174,11 @@ def token_lengths(lengths: dict[str, Sequence[int]], max_lengths: Sequence[int])
     for (name, values), colour in zip(lengths.items(), CYCLE, strict=False):
         share = np.full(len(values), 100 / len(values))
         axes.hist(values, bins=np.linspace(0, most, 65), weights=share, color=colour, alpha=0.75, label=name)
-    axes.margins(y=0.35)
+    axes.margins(y=0.5)
     for length in max_lengths:
         axes.axvline(length, color=ORANGE, linestyle="--", linewidth=1.4)
-        label = f"cut at {length}:\n{padding_share(next(iter(lengths.values())), length):.1%} padding "
+        first = next(iter(lengths.values()))
+        label = f"cut at {length}:\n{padding_share(first, length):.1%} padding\n{cut_share(first, length):.1%} cut off"
         axes.annotate(label, (length, 0.97), (-4, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
                       ha="right", va="top", fontsize=9)  # fmt: skip
     axes.set(xlabel="tokens a row", ylabel="share of the rows, %", xlim=(0, most * 1.02))
@@ -179,7 +196,7 @@ def zipf(counts: Counter) -> Figure:
     times = np.array([count for _, count in ordered])
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     left.loglog(rank, times, color=BLUE, label="characters of this corpus")
-    left.loglog(rank, times[0] / rank, color=GREY, linestyle=":", label="Zipf: first count ÷ rank")
+    left.loglog(rank, times[0] / rank, color=GREY, linestyle=":", label="Zipf's law: first count ÷ rank")
     last = 0
     for place in (0, 1, 4, 19, 99, 499, 1999):
         if place < len(ordered) and place >= last:
@@ -230,17 +247,22 @@ def _one_text(path: Path, place: int, raw: bytes) -> str:
         raise CorpusError(f'{shown(path)}, the line at byte {place:,}: no {{"text": "…"}} in UTF-8 there.') from None
 
 
-def along_the_file(rows: Sequence[tuple[float, str]], name: str) -> Figure:
-    """Segments a row and characters a row against the place in the file; shows whether a file is sorted."""
-    place = 100 * np.array([where for where, _ in rows])
-    panels = {
-        "segments a row": np.array([len(split_segments(text)) for _, text in rows]),
-        "characters a row": np.array([len(text) for _, text in rows]),
-    }
-    figure, both = plt.subplots(1, 2, figsize=(9, 3.0))
-    for axes, (label, values), colour in zip(both, panels.items(), (BLUE, GREEN), strict=True):
-        axes.plot(place, values, ".", color=colour, alpha=0.5, markersize=5)
-        axes.set(xlabel="place in the file, %", ylabel=label, ylim=(0, max(values) * 1.15))
-    figure.suptitle(f"Is the end of {name} like its beginning?", x=0.01, ha="left", fontsize=12)
+def along_the_file(files: dict[str, Sequence[tuple[float, str]]]) -> Figure:
+    """Segments a row and characters a row against the place in the file, a colour a file; shows which are sorted.
+
+    `files`: name → (position from 0 to 1, text of the row there), as `rows_along` gives them.
+    """
+    figure, both = plt.subplots(1, 2, figsize=(9, 3.4))
+    for (name, rows), colour, sign in zip(files.items(), CYCLE, "ox^v", strict=False):
+        place = [100 * where for where, _ in rows]
+        for axes, values in zip(
+            both, ([len(split_segments(t)) for _, t in rows], [len(t) for _, t in rows]), strict=True
+        ):
+            axes.plot(place, values, sign, color=colour, alpha=0.5, markersize=4, label=name)
+    for axes, label in zip(both, ("segments a row", "characters a row"), strict=True):
+        axes.set(xlabel="place in the file, %", ylabel=label)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+    both[0].legend(loc="lower left", fontsize=9)
+    figure.suptitle("Is the end of the file like its beginning?", x=0.01, ha="left", fontsize=12)
     plt.close(figure)
     return figure

@@ -23,15 +23,20 @@ from .corpus import PALE, Safe, card, table
 from .style import BLUE, GREEN, GREY, INK, ORANGE
 
 COUNTS, IGNORED = "#CFEBDF", "#DADADA"  # backgrounds of positions inside and outside the loss
+TEXT, PADDING = "#8FD3B8", "#3A3A3A"  # the same in images: far apart in lightness too
 
 
 def chip(text: str, number: int, title: str = "", background: str | None = None) -> Safe:
-    """One token as a coloured box; neighbours differ in colour. `title` shows under the mouse."""
+    """One token as a coloured box; neighbours differ in colour. `title` shows under the mouse.
+
+    On IGNORED, the background of what does not count, it is struck through and its edge dashed.
+    """
     colour, ink = background or PALE[number % len(PALE)], INK
     if text in SPECIAL_TOKENS and not background:
         colour, ink = "#4A4A4A", "#FFFFFF"
     visible = text.replace("\n", "⏎").replace(" ", "␣")
-    style = f"background-color:{colour};color:{ink};padding:1px 3px;margin:1px;border:1px solid #999999"
+    edge = "1px dashed #222222;text-decoration:line-through" if background == IGNORED else "1px solid #999999"
+    style = f"background-color:{colour};color:{ink};padding:1px 3px;margin:1px;border:{edge}"
     return Safe(f'<span style="{style}" title="{escape(title)}">{escape(visible)}</span> ')
 
 
@@ -91,7 +96,7 @@ def merges_html(steps: Sequence[tuple[str, list[list[bytes]]]]) -> HTML:
 
 
 def counted(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[int]) -> Safe:
-    """Tokens in a row, green where the mask is 1 and grey where it is 0; for a cell of a table."""
+    """Tokens in a row, green where the mask is 1, grey and struck through where it is 0; for a cell of a table."""
     ids, mask = [int(i) for i in ids], [int(m) for m in mask]
     boxes = zip(pieces(tokenizer, ids), ids, mask, strict=True)
     return Safe("".join(chip(piece, 0, f"id {token}", COUNTS if m else IGNORED) for piece, token, m in boxes))
@@ -108,7 +113,7 @@ def xy_html(tokenizer: Tokenizer, X: Sequence[int], Y: Sequence[int], mask: Sequ
             rows.append(("⋮", "⋮", "⋮", "⋮"))
         colour = COUNTS if mask[place] else IGNORED
         read, say = (chip(pieces(tokenizer, [v])[0], 0, f"id {v}", colour) + f" {v}" for v in (X[place], Y[place]))
-        rows.append((place, Safe(read), Safe(say), Safe(chip(str(mask[place]), 0, "", colour))))
+        rows.append((place, Safe(read), Safe(say), mask[place]))
         before = place
     return table(("position", "X: the model reads", "Y: it should say", "loss_mask: does it count?"), rows)
 
@@ -116,10 +121,10 @@ def xy_html(tokenizer: Tokenizer, X: Sequence[int], Y: Sequence[int], mask: Sequ
 def mask_image(masks: np.ndarray, title: str = "Which positions count") -> Figure:
     """Masks (rows, positions) as an image: a line a row, dark where a position is padding and does not count."""
     figure, axes = plt.subplots(figsize=(9, 3.0))
-    axes.imshow(masks, aspect="auto", interpolation="nearest", cmap=ListedColormap(["#666666", GREEN]), vmin=0, vmax=1)
+    axes.imshow(masks, aspect="auto", interpolation="nearest", cmap=ListedColormap([PADDING, TEXT]), vmin=0, vmax=1)
     axes.set(xlabel="position in the row, tokens", ylabel="row", title=title)
     axes.grid(visible=False)
-    for label, colour in (("counts (mask 1)", GREEN), ("padding (mask 0)", "#666666")):
+    for label, colour in (("counts (mask 1)", TEXT), ("padding (mask 0)", PADDING)):
         axes.plot([], [], "s", color=colour, label=label)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
     plt.close(figure)
@@ -147,14 +152,15 @@ def padding_cost(shares: dict[int, tuple[float, float]]) -> Figure:
 def compression(
     sizes: Sequence[int], curves: dict[str, Sequence[float]], costs: dict[int, tuple[int, int]], mark: int = 6400
 ) -> Figure:
-    """Characters a token against the size of the vocabulary, and the share of the model that is then its embedding.
+    """Characters per token against the size of the vocabulary, and the share of the model that is then its embedding.
 
     `costs` gives for each vocabulary (parameters of the embedding, of the whole model); `mark` is MiniMind's.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     for (name, values), marker in zip(curves.items(), "os^", strict=False):
         left.plot(sizes, values, marker=marker, label=name)
-    left.set(xscale="log", xlabel="vocabulary, tokens", ylabel="characters a token", ylim=(0, None))
+    scale = "vocabulary, tokens (logarithmic scale)"
+    left.set(xscale="log", xlabel=scale, ylabel="characters per token", ylim=(0, None))
     left.set_title("What a bigger vocabulary gains")
     left.legend()
     left.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
@@ -165,7 +171,7 @@ def compression(
         if size == mark or share > 25:
             right.annotate(label + (" (MiniMind)" if size == mark else ""), (size, share), (-8, 2),
                            textcoords="offset points", ha="right")  # fmt: skip
-    right.set(xscale="log", xlabel="vocabulary, tokens", ylabel="embedding, % of the model", ylim=(0, 100))
+    right.set(xscale="log", xlabel=scale, ylabel="embedding, % of the model", ylim=(0, 100))
     right.set_title("What it costs, in a model of MiniMind's width")
     ticks: list[int] = []
     for size in shares:  # those too close to the one before would overlap
@@ -185,7 +191,7 @@ def segment_numbers(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def packed_against_padded(padded: tuple[np.ndarray, np.ndarray], packed: tuple[np.ndarray, np.ndarray]) -> Figure:
     """Two batches, each as (ids, mask) of shape (rows, positions): colours change at every `</s>`, padding is dark."""
-    colours = ListedColormap(["#555555", "#8FBFE0", "#F2B08F", "#8FD3B8", "#EBD27E", "#CDA6CD", "#C9C9C9"])
+    colours = ListedColormap([PADDING, "#8FBFE0", "#F2B08F", "#8FD3B8", "#EBD27E", "#CDA6CD", "#C9C9C9"])
     figure, panels = plt.subplots(2, 1, figsize=(9, 4.2), sharex=True)
     for axes, (ids, mask), name in zip(panels, (padded, packed), ("padded", "packed"), strict=True):
         image = segment_numbers(np.asarray(ids), np.asarray(mask))
@@ -195,7 +201,7 @@ def packed_against_padded(padded: tuple[np.ndarray, np.ndarray], packed: tuple[n
         used = int((np.asarray(mask) > 0).sum())
         axes.set(ylabel="row", title=f"{name}: {used:,} of {mask.size:,} positions count ({used / mask.size:.0%})")
         axes.grid(visible=False)
-    panels[1].set(xlabel="position, tokens (a line: <s>; dark: padding)")
+    panels[1].set(xlabel="position, tokens (a line: <s>; dark: padding; a colour: one segment, colours repeat)")
     plt.close(figure)
     return figure
 
@@ -213,23 +219,36 @@ def loss_by_position(losses: Sequence[float], mask: Sequence[int], title: str) -
     ):
         axes.axhline(value, color=colour, linestyle=style, label=f"{label}: {value:.2f}")
     axes.set(xlabel="position in the row, tokens", ylabel="-log p(right token), nats", title=title)
-    axes.set(ylim=(0, 1.1 * losses.max()))
+    axes.set(ylim=(-0.3, 1.1 * losses.max()))
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
     plt.close(figure)
     return figure
 
 
 def mask_matters(with_mask: dict[str, list[float]], without: dict[str, list[float]]) -> Figure:
-    """Two short runs: what each reports as its loss, and what it loses on the text alone, in nats per token."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    for axes, key, title in (
-        (left, "reported", "What each run reports"),
-        (right, "text", "The same runs, on the text alone"),
-    ):
-        axes.plot(with_mask[key], color=GREEN, label="trained with the mask")
-        axes.plot(without[key], color=ORANGE, linestyle="--", label="trained without it")
-        axes.set(xlabel="step", title=title, ylim=(0, None))
-    left.set(ylabel="loss, nats per token")
-    right.legend(loc="lower left")
+    """Two short runs, losses in nats per token after 0, 1, 2, … updates, the gaps at the end drawn in.
+
+    On the left the run without the mask, what it reports beside its loss on the text; on the right both on the text.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    below = (
+        (
+            "One run, two means: the report flatters",
+            without["reported"],
+            ":",
+            ORANGE,
+            "without the mask, as it reports",
+        ),
+        ("Two runs, the text alone: it is behind", with_mask["text"], "--", GREEN, "with the mask, on the text"),
+    )
+    for axes, (title, values, style, colour, label) in zip(panels, below, strict=True):
+        axes.plot(without["text"], color=ORANGE, label="without the mask, on the text")
+        axes.plot(values, style, color=colour, label=label)
+        end, high, low = len(values) - 1, without["text"][-1], values[-1]
+        axes.plot([end + 0.7] * 2, [high, low], color=INK, marker="_", linewidth=1)
+        axes.annotate(f"{high - low:.2f}", (end + 1.2, (high + low) / 2), va="center")
+        axes.set(xlabel="updates", title=title, xlim=(None, end + 5), ylim=(0, None))
+        axes.legend(loc="lower left")
+    panels[0].set(ylabel="loss, nats per token")
     plt.close(figure)
     return figure

@@ -23,7 +23,7 @@ MOST_MERGES = 300
 MOST_CHARACTERS = 2_000
 SHOW_AT_MOST = 400  # tokens as boxes
 NEWEST = "#FFE066"  # background of the token that was merged last
-# What the course's tokenizer does not merge across: letters (with a blank before them), digits, marks, blanks.
+# The course's tokenizer merges only within such a stretch: letters, digits or marks (a blank may lead), or blanks.
 WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
 Pair = tuple[bytes, bytes]
 

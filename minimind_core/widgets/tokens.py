@@ -17,10 +17,10 @@ LIST_AT_MOST = 40  # tokens as lines of the table
 
 
 def facts_of(tokenizer: Tokenizer, text: str) -> tuple[list[int], str]:
-    """A text's ids, and one line about them: characters, bytes, tokens, and characters a token."""
+    """A text's ids, and one line about them: characters, bytes, tokens, and characters per token."""
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     size = len(text.encode("utf-8"))
-    each = f" · {len(text) / len(ids):.2f} characters a token" if ids else ""
+    each = f" · {len(text) / len(ids):.2f} characters per token" if ids else ""
     return ids, f"{len(text)} characters · {size} bytes · {len(ids)} tokens{each}"
 
 
