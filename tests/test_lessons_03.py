@@ -16,12 +16,15 @@ from conftest import tiny_config
 
 import minimind_core as core
 from minimind_core import MiniMindLM
-from minimind_core.checks.model import check_attention, check_rms_norm, check_rotary, check_route, prove_equal
+from minimind_core.checks.experts import check_balance, check_route
+from minimind_core.checks.model import check_attention, check_rms_norm, check_rotary, prove_equal
 from minimind_core.errors import InputError
 from minimind_core.lessons import LESSONS
 from minimind_core.plots import model as look
+from minimind_core.plots import model_inside as look_inside
 from minimind_core.plots.style import use_course_style
 from minimind_core.widgets import model as viewers
+from minimind_core.widgets import model_costs
 
 CELLS = json.loads(LESSONS[2].path.read_text(encoding="utf-8"))["cells"]
 
@@ -35,7 +38,7 @@ def raises(*inputs):
 
 # --- checks -------------------------------------------------------------------------------------------------------
 
-CHECKS = [check_rms_norm, check_rotary, check_attention, check_route]
+CHECKS = [check_rms_norm, check_rotary, check_attention, check_route, check_balance]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -102,10 +105,18 @@ def rotate_and_leave_apart(x, cos, sin):
     return torch.cat((rotate(x, cos, sin)[..., 0::2], rotate(x, cos, sin)[..., 1::2]), -1)
 
 
+def signs(x, cos, sin, first, second):
+    a, b = x[..., 0::2], x[..., 1::2]
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.stack((a * cos + first * b * sin, second * a * sin + b * cos), dim=-1).flatten(-2)
+
+
 ROTARY_SLIPS = {
     "(halves)": rotate_halves,
     "must be neighbours again": rotate_and_leave_apart,
     "turn the other way": lambda x, cos, sin: rotate(x, cos, -sin),
+    "a sign: odd'": lambda x, cos, sin: signs(x, cos, sin, -1, -1),
+    "a sign: even'": lambda x, cos, sin: signs(x, cos, sin, 1, 1),
     "unturned": lambda x, cos, sin: x,
     "sine's half is missing": lambda x, cos, sin: rotate(x, cos, 0 * sin),
     "no gradient flows back to x": lambda x, cos, sin: rotate(x.detach(), cos, sin),
@@ -122,14 +133,25 @@ def test_rotary_right_answers_pass() -> None:
     assert check_rotary(rotate) and check_rotary(core.apply_rotary)
 
 
-def attend(q, k, v, scale=None, shift=True, strict=0, repeat=torch.Tensor.repeat_interleave, axis=-1, late=False):
+def attend(
+    q,
+    k,
+    v,
+    scale=None,
+    shift=True,
+    strict=0,
+    repeat=torch.Tensor.repeat_interleave,
+    axis=-1,
+    late=False,
+    hide=-torch.inf,
+):
     group, (T, S) = q.shape[1] // k.shape[1], (q.shape[2], k.shape[2])
     k, v = (repeat(each, group, dim=1) for each in (k, v))
     scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     mask = torch.ones(T, S, dtype=torch.bool).tril((S - T if shift else 0) - strict)
     if late:
         return (scores.softmax(axis) * mask) @ v
-    return scores.masked_fill(~mask, -torch.inf).softmax(axis) @ v
+    return scores.masked_fill(~mask, hide).softmax(axis) @ v
 
 
 def in_turn(each, times, dim):
@@ -144,6 +166,7 @@ ATTENTION_SLIPS = {
     "must see itself too": {"strict": 1},
     "look into the future": {"strict": -5},
     "after the softmax": {"late": True},
+    "set to 0, but": {"hide": 0.0},
     "repeat_interleave": {"repeat": in_turn},
     "over the queries": {"axis": -2},
 }
@@ -155,6 +178,20 @@ def test_attention_slips_are_named(message: str) -> None:
     assert verdict.ok is False and message in verdict.message
     others = [other for other in ATTENTION_SLIPS if other != message]
     assert not any(other in verdict.message for other in others), "only the slip that was made is named"
+
+
+def test_a_mask_the_wrong_way_round_is_named() -> None:
+    def upside_down(q, k, v):
+        k, v = (each.repeat_interleave(2, dim=1) for each in (k, v))
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(k.shape[2] - q.shape[2])
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
+
+    assert "wrong way round" in check_attention(upside_down).message
+
+
+def test_minus_a_billion_hides_as_well_as_minus_infinity() -> None:
+    assert check_attention(lambda q, k, v: attend(q, k, v, hide=-1e9))
 
 
 def test_two_attention_slips_at_once_are_both_named() -> None:
@@ -187,8 +224,15 @@ def shares(logits, indices):
     return logits.softmax(-1).gather(1, indices)
 
 
+def divided_before(logits, k):
+    scores = logits.softmax(-1)
+    weights, indices = (scores / scores.sum(-1, keepdim=True)).topk(k, dim=-1)
+    return indices, weights
+
+
 ROUTE_SLIPS = {
     "do not add up to 1": with_weights(lambda x, i, k, n: shares(x, i)),
+    "dividing before top-k changes nothing": lambda x, k, n: divided_before(x, k),
     "softmax after top-k": with_weights(lambda x, i, k, n: x.gather(1, i).softmax(-1)),
     "a second softmax": with_weights(lambda x, i, k, n: shares(x, i).softmax(-1)),
     "although normalise is False": with_weights(lambda x, i, k, n: shares(x, i) / shares(x, i).sum(-1, keepdim=True)),
@@ -216,6 +260,46 @@ def test_route_slips_are_named(message: str) -> None:
 def test_route_right_answers_pass_in_any_order() -> None:
     assert check_route(route)
     assert check_route(lambda x, k, n: tuple(each.flip(-1) for each in route(x, k, n)))
+
+
+def balance(scores, chosen, alpha):
+    share = F.one_hot(chosen, scores.shape[-1]).float().mean((1, 2))
+    return alpha * scores.shape[-1] * (share * scores.mean(1)).sum(-1).mean()
+
+
+def counts(chosen, experts):
+    return F.one_hot(chosen, experts).float().sum((1, 2))  # (B, E) assignments
+
+
+BALANCE_SLIPS = {
+    "the factor E is missing": lambda s, c, a: balance(s, c, a) / s.shape[-1],
+    "mean over the experts": lambda s, c, a: a * 7 * ((counts(c, 7) / c[0].numel()) * s.mean(1)).mean(),
+    "you count tokens where": lambda s, c, a: a * 7 * ((counts(c, 7) / s.shape[1]) * s.mean(1)).sum(-1).mean(),
+    "counts, not shares": lambda s, c, a: a * 7 * (counts(c, 7) * s.mean(1)).sum(-1).mean(),
+    "scores are summed": lambda s, c, a: balance(s, c, a) * s.shape[1],
+    "rows are summed": lambda s, c, a: balance(s, c, a) * s.shape[0],
+    "alpha is missing": lambda s, c, a: balance(s, c, 1.0),
+    "row by row": lambda s, c, a: balance(s.flatten(0, 1)[None], c.flatten(0, 1)[None], a),
+    "only each token's first choice": lambda s, c, a: balance(s, c[..., :1], a),
+    "the shares are squared": lambda s, c, a: a * 7 * (counts(c, 7) / c[0].numel()).pow(2).sum(-1).mean(),
+    "the scores are squared": lambda s, c, a: a * 7 * s.mean(1).pow(2).sum(-1).mean(),
+    "added where they should": lambda s, c, a: a * 7 * (counts(c, 7) / c[0].numel() + s.mean(1)).sum(-1).mean(),
+    "no gradient flows back to the scores": lambda s, c, a: balance(s.detach(), c, a),
+    "shape should be ()": lambda s, c, a: balance(s, c, a)[None],
+    "a tensor of shape ()": lambda s, c, a: balance(s, c, a).item(),
+}
+
+
+@pytest.mark.parametrize("message", BALANCE_SLIPS)
+def test_balance_slips_are_named(message: str) -> None:
+    verdict = check_balance(BALANCE_SLIPS[message])
+    assert verdict.ok is False and message in verdict.message
+
+
+def test_two_balance_slips_at_once_are_both_named_and_the_right_answer_passes() -> None:
+    verdict = check_balance(lambda s, c, a: balance(s, c, 1.0) / 7)
+    assert "factor E is missing" in verdict.message and "alpha is missing" in verdict.message
+    assert check_balance(balance)
 
 
 def test_prove_equal_prints_or_stops(capsys) -> None:
@@ -298,6 +382,7 @@ SOLUTIONS = {
     "my_rotate": check_rotary,
     "my_attention": check_attention,
     "my_route": check_route,
+    "my_balance": check_balance,
 }
 
 
@@ -313,6 +398,26 @@ def test_every_exercise_has_a_stub_a_check_and_a_solution_that_passes() -> None:
         assert f"{check.__name__}({name})" in code
         assert check(space[name]), name
     assert re.findall(r"· (★+) · \d+ minutes", prose)
+
+
+def test_the_folded_cell_on_halves_shows_that_an_order_is_all_there_is_to_it(capsys) -> None:
+    prose = "\n".join("".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "markdown")
+    [snippet] = [block for block in re.findall(r"```python\n(.*?)```", prose, re.S) if "def halves" in block]
+    exec(snippet, lesson_code())
+    assert float(re.search(r"tensor\(([\d.e-]+)\)", capsys.readouterr().out)[1]) < 1e-4
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_flops_by_hand_are_those_that_are_counted(changes: dict) -> None:
+    code, config = lesson_code(), tiny_config(**changes)
+    model = code["Model"](config, code["Experts"] if config.use_moe else code["FeedForward"])
+    ids = torch.randint(config.vocab_size, (2, 20))
+    norms = 2 * sum(weight.numel() for weight in model.parameters() if weight.dim() == 1)
+    assert code["counted"](model, ids, False) == code["by_hand"](config, 20) - norms
+    assert code["counted"](model, ids, True) == 3 * (code["by_hand"](config, 20) - norms)
+    assert 1e6 * model_costs.model_costs(config, 20)["million FLOPs a token"] == pytest.approx(
+        3 * code["by_hand"](config, 20)
+    )
 
 
 # --- looking into a model -----------------------------------------------------------------------------------------
@@ -356,11 +461,110 @@ def test_routing_is_what_the_gate_chose(tiny_model) -> None:
     torch.testing.assert_close(routing.sum(-1), torch.ones(2, 9))
 
 
+@pytest.mark.parametrize("changes", [{}, {"use_moe": True}])
+def test_stream_sizes_are_those_on_the_way(tiny_model, changes: dict) -> None:
+    model = tiny_model(**changes).eval()
+    ids = torch.randint(50, (1, 9))
+    sizes = viewers.stream_sizes(model, ids)
+    assert {name: tuple(each.shape) for name, each in sizes.items()} == {
+        "stream": (3, 9),
+        "attention": (2, 9),
+        "feed-forward": (2, 9),
+    }
+    with torch.no_grad():
+        x = model.tok_embeddings(ids)
+        layer = model.layers[0]
+        added, _ = layer.attention(layer.attention_norm(x), *model._rotary(0, 9))
+        found = layer.feed_forward(layer.ffn_norm(x + added))
+        found = found[0] if isinstance(found, tuple) else found
+    for name, place, vectors in (
+        ("stream", 0, x),
+        ("attention", 0, added),
+        ("feed-forward", 0, found),
+        ("stream", 1, x + added + found),
+    ):
+        torch.testing.assert_close(sizes[name][place], vectors[0].pow(2).mean(-1).sqrt())
+
+
+def test_opened_gates_are_what_w1_gives(tiny_model) -> None:
+    ids = torch.randint(50, (1, 9))
+    dense, experts = tiny_model().eval(), tiny_model(use_moe=True)
+    layer, heard = dense.layers[-1].feed_forward, []
+    layer.register_forward_pre_hook(lambda part, inputs: heard.append(inputs[0]))
+    gates = viewers.opened_gates(dense, ids)
+    torch.testing.assert_close(gates[-1], layer.w1(heard[0])[0].detach())
+    assert [len(each) for each in gates] == [9, 9]
+    assert [len(each) for each in viewers.opened_gates(experts, ids)] == [9 * 3, 9 * 3]  # two chosen, one shared
+
+
+KIND_OF = {
+    "<s>": "marker",
+    "</s>": "marker",
+    "，": "punctuation, space",
+    " ": "punctuation, space",
+    "”。": "punctuation, space",
+    "山": "Chinese",
+    "自己": "Chinese",
+    "⟨e8⟩⟨80⟩": "part of a character",
+    "84": "the rest",
+    " a": "the rest",
+    "山，": "the rest",
+}
+
+
+@pytest.mark.parametrize("piece", KIND_OF)
+def test_every_piece_has_a_kind(piece: str) -> None:
+    assert viewers.token_kind(piece) == KIND_OF[piece] and KIND_OF[piece] in viewers.KINDS
+
+
+def test_routing_by_kind_adds_up_and_keeps_kinds_apart(tiny_model) -> None:
+    model = tiny_model(use_moe=True)
+    labels = ["<s>", "山", "，", "山"]
+    texts = [(torch.tensor([[1, 7, 9, 8]]), labels), (torch.tensor([[1, 8, 9, 7]]), labels)]
+    shares = viewers.routing_by_kind(model, texts)
+    assert list(shares) == ["marker", "punctuation, space", "Chinese"]
+    for table in shares.values():
+        assert table.shape == (2, 4)
+        torch.testing.assert_close(table.sum(-1), torch.ones(2))
+    marker = viewers.routing_of(model, texts[0][0])[:, 0] > 0  # <s> comes first in both: the same experts
+    torch.testing.assert_close(shares["marker"], marker.float() / 2)
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_costs_are_those_of_the_real_model(changes: dict) -> None:
+    config = tiny_config(**changes)
+    model, costs = MiniMindLM(config).eval(), model_costs.model_costs(config, 24)
+    assert costs["parameters"] == core.parameter_count(model)
+    assert costs["at work"] == core.active_parameter_count(model)
+    cache = model(torch.randint(50, (1, 24)), use_cache=True).past_key_values
+    assert costs["cache of one text, MiB"] * 2**20 == 2 * sum(
+        each.numel() for layer in cache for each in layer.window()
+    )
+
+
+def test_the_costs_viewer_follows_its_controls_and_sets_both_colours() -> None:
+    controls, message, words = model_costs.costs_viewer().children
+    dim, _, heads, tokens, moe = controls.children
+    assert words.value.count("× 1<") == 7 and "25,829,888" in words.value
+    tokens.value = 1024
+    assert "× 2<" in words.value
+    moe.value = True
+    assert "95,052,288" in words.value
+    for width in range(dim.min, dim.max + 1, dim.step):  # every place of the sliders is a model
+        dim.value = width
+        assert message.value == ""
+    for style in re.findall(r'style="([^"]*background[^"]*)"', words.value):
+        assert re.search(r"(^|;)color:#", style)
+
+
 def test_what_cannot_be_shown_is_said(tiny_model) -> None:
     with pytest.raises(InputError, match="no experts"):
         viewers.routing_of(tiny_model(), torch.ones(1, 3, dtype=torch.int64))
     with pytest.raises(InputError, match="one text"):
         viewers.attention_maps(tiny_model(), torch.ones(2, 3, dtype=torch.int64))
+    for reader in (viewers.stream_sizes, viewers.opened_gates):
+        with pytest.raises(InputError, match="one text"):
+            reader(tiny_model(), torch.ones(2, 3, dtype=torch.int64))
 
 
 def test_words_escape_the_text_and_set_both_colours() -> None:
@@ -448,6 +652,14 @@ def test_every_picture_is_a_closed_figure(tiny_model, course_style, recwarn) -> 
         look.plot_loads({"even": torch.full((4,), 0.25)}, {"even": 0.1}),
         look.plot_load_history({"alpha = 0": torch.full((30, 4), 0.25)}),
         look.plot_cost({"ms": {"dense": 1.0, "experts": 2.0}}),
+        look_inside.plot_match_by_distance({"a": torch.rand(300)}, torch.randn(2, 300)),
+        look_inside.plot_cache_growth({8: 0.02, 2: 0.005}, 50.0, 4096),
+        look_inside.plot_gates(torch.randn(5, 8)),
+        look_inside.plot_gates(9 * torch.randn(5, 8)),
+        look_inside.plot_stream(viewers.stream_sizes(model, torch.arange(5)[None])),
+        look_inside.plot_work([0, 100, 200], 155.0, [0.0, 100.0, 200.0]),
+        look_inside.plot_work([0, 100], 155.0, [0.0, 100.0]),
+        look_inside.plot_kinds({"before": torch.full((2, 4), 0.25), "now": torch.eye(2, 4)}, ["marker", "山"]),
     ]
     for figure in pictures:
         assert viewers.figure_png(figure).startswith(b"\x89PNG")

@@ -1,10 +1,10 @@
-"""Checks of lesson 03, and `prove_equal`, which says whether a part built by hand is the part that trains.
+"""Checks of lesson 03's parts, and `prove_equal`, which says whether a part built by hand is the part that trains.
 
 Each check computes the right answer and the typical wrong ones, and says which of them it sees. A learner's function
-gets copies; inputs are such that no two of these answers agree by chance.
+gets copies; inputs are such that no two of these answers agree by chance. Left out: experts (experts.py).
 """
 
-# B batch · T tokens · S tokens including the cache · H query heads · K key/value heads · Dh per head · E experts
+# B batch · T tokens · S tokens including the cache · H query heads · K key/value heads · Dh per head
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ def prove_equal(name: str, mine: Tensor, theirs: Tensor, tolerance: float = 1e-5
     print(f"{name} {tuple(mine.shape)}: largest difference {gap:.0e} → equal. The code above is the code that trains.")
 
 
-def _tensor(*shape: int, seed: int = 0) -> Tensor:
+def random_tensor(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers, the same for the same seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _close(found: Tensor, wanted: Tensor) -> bool:
+def close(found: Tensor, wanted: Tensor) -> bool:
+    """Equal but for rounding."""
     return torch.allclose(found.float(), wanted.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def _first(*steps: Callable[[], Verdict | None], right: str) -> Verdict:
+def first_slip(*steps: Callable[[], Verdict | None], right: str) -> Verdict:
     """What the first step that finds something says, else that the answer is right. (A wrong Verdict is falsy.)"""
     for step in steps:
         verdict = step()
@@ -52,12 +54,12 @@ def _first(*steps: Callable[[], Verdict | None], right: str) -> Verdict:
     return Verdict.right(right)
 
 
-def _value(found: Tensor, wanted: Tensor, wrong: Iterable[tuple[Tensor, str]]) -> Verdict | None:
+def value_slip(found: Tensor, wanted: Tensor, wrong: Iterable[tuple[Tensor, str]]) -> Verdict | None:
     """None when `found` is right, else a Verdict: what the wrong answer that it equals is, or how far off it is."""
-    if _close(found, wanted):
+    if close(found, wanted):
         return None
     for values, message in wrong:
-        if values.shape == found.shape and _close(found, values):
+        if values.shape == found.shape and close(found, values):
             return Verdict.wrong(message)
     if not torch.isfinite(found.float()).all():
         return Verdict.wrong("there are infinite or NaN values in your result.")
@@ -65,7 +67,9 @@ def _value(found: Tensor, wanted: Tensor, wrong: Iterable[tuple[Tensor, str]]) -
     return Verdict.wrong(f"the shape is right, the values are not: the largest difference is {gap:.3g}.")
 
 
-def _gradient(run: Callable[..., Tensor], wanted: Callable[..., Tensor], *inputs: Tensor, name: str) -> Verdict | None:
+def gradient_slip(
+    run: Callable[..., Tensor], wanted: Callable[..., Tensor], *inputs: Tensor, name: str
+) -> Verdict | None:
     """None when the gradient of `run` with respect to the first of `inputs` equals that of `wanted`."""
     grads = []
     for function in (run, wanted):
@@ -75,15 +79,15 @@ def _gradient(run: Callable[..., Tensor], wanted: Callable[..., Tensor], *inputs
             return result
         if not result.requires_grad:
             return Verdict.wrong(NO_GRADIENT.format(name))
-        grads.append(torch.autograd.grad((result * _tensor(*result.shape, seed=9)).sum(), leaf)[0])
-    if not _close(*grads):
+        grads.append(torch.autograd.grad((result * random_tensor(*result.shape, seed=9)).sum(), leaf)[0])
+    if not close(*grads):
         return Verdict.wrong(f"the values are right, but the gradient of {name} is not: part of the way back is cut.")
     return None
 
 
 def check_rms_norm(answer: Callable) -> Verdict:
     """`answer(x, weight, eps)`: x (B, T, D), weight (D,) → (B, T, D)."""
-    x, weight, eps = _tensor(2, 3, 8) * 2 + 1, torch.linspace(0.5, 1.5, 8), 0.1
+    x, weight, eps = random_tensor(2, 3, 8) * 2 + 1, torch.linspace(0.5, 1.5, 8), 0.1
     found = attempt(answer, x.clone(), weight.clone(), eps)
     if isinstance(found, Verdict):
         return found
@@ -115,10 +119,10 @@ def check_rms_norm(answer: Callable) -> Verdict:
             "the mean goes over the tokens; it belongs over the last dimension, the D numbers of one token.",
         ),
     ]
-    return _first(
+    return first_slip(
         lambda: wrong_shape(found, x.shape),
-        lambda: _value(found, right(x, weight, eps), wrong),
-        lambda: _gradient(answer, right, x, weight, eps, name="x"),
+        lambda: value_slip(found, right(x, weight, eps), wrong),
+        lambda: gradient_slip(answer, right, x, weight, eps, name="x"),
         right="each vector is divided by its root mean square, and nothing is subtracted.",
     )
 
@@ -129,7 +133,7 @@ def _turn(even: Tensor, odd: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, 
 
 def check_rotary(answer: Callable) -> Verdict:
     """`answer(x, cos, sin)`: x (B, T, heads, Dh), cos and sin (T, Dh / 2) → (B, T, heads, Dh)."""
-    x, (cos, sin) = _tensor(2, 5, 3, 8), rotary_angles(8, 5, 50.0)
+    x, (cos, sin) = random_tensor(2, 5, 3, 8), rotary_angles(8, 5, 50.0)
     found = attempt(answer, x.clone(), cos.clone(), sin.clone())
     if isinstance(found, Verdict):
         return found
@@ -155,10 +159,10 @@ def check_rotary(answer: Callable) -> Verdict:
         (torch.stack((even * c, odd * c), -1).flatten(-2), "the sine's half is missing: each new element needs both."),
         (x, "x comes back unturned."),
     ]
-    return _first(
+    return first_slip(
         lambda: wrong_shape(found, x.shape),
-        lambda: _value(found, right(x, cos, sin), wrong),
-        lambda: _gradient(answer, right, x, cos, sin, name="x"),
+        lambda: value_slip(found, right(x, cos, sin), wrong),
+        lambda: gradient_slip(answer, right, x, cos, sin, name="x"),
         right="neighbouring pairs, turned by their position's angle.",
     )
 
@@ -174,6 +178,7 @@ _MASKS = {
     "none": "there is no causal mask: tokens look into the future",
     "top left": "the mask's diagonal is wrong when there is a cache (S > T): align it to the bottom right, tril(S − T)",
     "strict": "the mask's diagonal is wrong: a token must see itself too (the first would see nothing)",
+    "zeroed": "the future's scores are set to 0, but e⁰ = 1 is a share like any other: set them to −inf",
     "late": "the future is zeroed after the softmax, so rows no longer add up to 1: put −inf in before it",
     "upper": "the mask is the wrong way round: the past is hidden and the future visible",
 }
@@ -200,13 +205,13 @@ def _attention(
     seen = seen.get(mask, ones.tril(shift))
     if mask == "late":
         return (scores.softmax(axis) * seen) @ v
-    return scores.masked_fill(~seen, -torch.inf).softmax(axis) @ v
+    return scores.masked_fill(~seen, 0 if mask == "zeroed" else -torch.inf).softmax(axis) @ v
 
 
 def check_attention(answer: Callable) -> Verdict:
     """`answer(q, k, v)`: q (B, H, T, Dh), k and v (B, K, S, Dh) → (B, H, T, Dh), causal, with S ≥ T."""
     whole, after_a_cache = (5, 5), (2, 5)
-    return _first(
+    return first_slip(
         lambda: _attention_slip(answer, *whole),
         lambda: _attention_slip(answer, *after_a_cache),
         right="scaled, masked, summed, with shared heads, and right with a cache too.",
@@ -214,7 +219,11 @@ def check_attention(answer: Callable) -> Verdict:
 
 
 def _attention_slip(answer: Callable, tokens: int, span: int) -> Verdict | None:
-    q, k, v = 1.5 * _tensor(2, 4, tokens, 16), _tensor(2, 2, span, 16, seed=1), _tensor(2, 2, span, 16, seed=2)
+    q, k, v = (
+        1.5 * random_tensor(2, 4, tokens, 16),
+        random_tensor(2, 2, span, 16, seed=1),
+        random_tensor(2, 2, span, 16, seed=2),
+    )
     found = attempt(answer, q.clone(), k.clone(), v.clone())
     if isinstance(found, Verdict):
         return found
@@ -224,8 +233,8 @@ def _attention_slip(answer: Callable, tokens: int, span: int) -> Verdict | None:
     # Every combination of slips, fewest first: two at once are named both.
     slips = sorted(product(_SCALES, _MASKS, _HEADS, _AXES), key=_slip_count)
     wrong = ((_attention(q, k, v, *slip), f"{_named(slip)}.") for slip in slips[1:])
-    verdict = _value(found, _attention(q, k, v), wrong)
-    return verdict if verdict is not None else _gradient(answer, _attention, q, k, v, name="the queries")
+    verdict = value_slip(found, _attention(q, k, v), wrong)
+    return verdict if verdict is not None else gradient_slip(answer, _attention, q, k, v, name="the queries")
 
 
 def _slip_count(slip: tuple) -> int:
@@ -236,87 +245,3 @@ def _slip_count(slip: tuple) -> int:
 def _named(slip: tuple) -> str:
     scale, mask, heads, axis = slip
     return "; ".join(text for text in (_SCALES[scale][1], _MASKS[mask], _HEADS[heads], _AXES[axis]) if text)
-
-
-def check_route(answer: Callable) -> Verdict:
-    """`answer(logits, k, normalise)`: logits (N, E) → indices (N, k) int64 and weights (N, k)."""
-    logits = 1.5 * _tensor(6, 5)
-    return _first(
-        lambda: _route_slip(answer, logits, 2, True),
-        lambda: _route_slip(answer, logits, 2, False),
-        lambda: _route_slip(answer, logits, 1, True),
-        lambda: _gradient(_spread(answer), _spread(_route), logits, 2, True, name="the logits"),
-        right="scores over all experts, the k best, and weights that add up to 1 when asked.",
-    )
-
-
-def _route_slip(answer: Callable, logits: Tensor, k: int, normalise: bool) -> Verdict | None:
-    found = attempt(answer, logits.clone(), k, normalise)
-    if isinstance(found, Verdict):
-        return found
-    verdict = _route_value(found, logits, k, normalise)
-    if verdict is None:
-        return None
-    return Verdict.wrong(f"for k={k}, normalise={normalise}: {verdict.message}")
-
-
-def _route(logits: Tensor, k: int, normalise: bool) -> tuple[Tensor, Tensor]:
-    weights, indices = logits.softmax(-1).topk(k, dim=-1)
-    if normalise and k > 1:
-        weights = weights / weights.sum(-1, keepdim=True)
-    return indices, weights
-
-
-def _spread(route: Callable) -> Callable[..., Tensor]:
-    """A route as weights on all experts, (N, E), so that the order of the k does not matter."""
-
-    def run(logits: Tensor, k: int, normalise: bool) -> Tensor:
-        indices, weights = route(logits, k, normalise)
-        return torch.zeros_like(logits).scatter(1, indices, weights)
-
-    return run
-
-
-def _route_value(found: object, logits: Tensor, k: int, normalise: bool) -> Verdict | None:
-    if not isinstance(found, (tuple, list)) or len(found) != 2:
-        return Verdict.wrong(f"two things are wanted, indices and weights; this is a {type(found).__name__}.")
-    indices, weights = found
-    shape = (len(logits), k)
-    for each in (indices, weights):
-        verdict = wrong_shape(each, shape)
-        if verdict is not None:
-            return verdict
-    if indices.is_floating_point():
-        return Verdict.wrong("the first result holds fractions: topk gives (values, indices), here indices come first.")
-    wanted = logits.topk(k, dim=-1).indices
-    if not torch.equal(indices.sort(-1).values, wanted.sort(-1).values):
-        least = logits.topk(k, dim=-1, largest=False).indices.sort(-1).values
-        if torch.equal(indices.sort(-1).values, least):
-            return Verdict.wrong("those are the k experts with the lowest scores.")
-        return Verdict.wrong("other experts are wanted: for each token (row) the k with the highest scores.")
-    shares = logits.softmax(-1).gather(1, indices)
-    of_chosen = logits.gather(1, indices).softmax(-1)
-    over_tokens = logits.softmax(0).gather(1, indices)
-    right = shares / shares.sum(-1, keepdim=True) if normalise and k > 1 else shares
-    one = "with k=1 dividing gives 1 for every token, and the gate gets no gradient: leave the score as it is."
-    wrong = [
-        (torch.ones_like(shares), one if k == 1 else "every weight is 1: the scores are not used."),
-        (shares, "the k weights do not add up to 1: divide them by their sum."),
-        (
-            of_chosen,
-            "the weights add up to 1 though nobody asked: you took the softmax after top-k, over the chosen alone. "
-            "Take it over all experts first.",
-        ),
-        (shares / shares.sum(-1, keepdim=True), "you divide by the sum although normalise is False."),
-        (
-            shares.softmax(-1),
-            "you take a second softmax, of the k chosen scores: it pulls them together. Divide by their sum instead.",
-        ),
-        (logits.gather(1, indices), "these are the raw logits: the softmax is missing."),
-        (over_tokens, "the softmax goes over the tokens: it belongs over the experts, the last dimension."),
-        (
-            over_tokens / over_tokens.sum(-1, keepdim=True),
-            "the softmax goes over the tokens, it belongs over the experts.",
-        ),
-    ]
-    return _value(weights, right, wrong)

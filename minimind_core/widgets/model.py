@@ -1,4 +1,4 @@
-"""Looking into a model: attention maps and expert choices as tensors, and two viewers to click through them.
+"""Looking into a model: attention maps, sizes, gates and expert choices as tensors, and two viewers to click through.
 
 The functions that read a model hang hooks on minimind_core's own layers, so they show what the model does and not what
 a copy of it would do. The viewers are thin: sliders around plots/model.py and plain text. Used in notebook 03.
@@ -9,7 +9,8 @@ a copy of it would do. The viewers are thin: sliders around plots/model.py and p
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from html import escape
 from typing import Any
@@ -25,7 +26,9 @@ from ..layers import apply_rotary
 from ..model import MiniMindLM
 from ..plots.model import pale, plot_attention
 from ..plots.style import CARD, CYCLE, INK
+from ..tokenizer import SPECIAL_TOKENS
 
+KINDS = ("marker", "punctuation, space", "Chinese", "part of a character", "the rest")
 CARD_STYLE = f"background:{CARD};color:{INK};padding:8px 12px;border-radius:4px;line-height:1.9;max-width:780px"
 
 
@@ -96,6 +99,81 @@ def routing_of(model: MiniMindLM, ids: Tensor) -> Tensor:
     return torch.stack(layers)
 
 
+def stream_sizes(model: MiniMindLM, ids: Tensor) -> dict[str, Tensor]:
+    """Root mean square of each token's vector along the stream of one text, ids (1, T).
+
+    `stream` (L + 1, T): after the embedding and after each block. `attention`, `feed-forward` (L, T): what each adds.
+    """
+    _one_text(ids)
+    found: dict[str, list[Tensor]] = {"stream": [], "attention": [], "feed-forward": []}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(part: nn.Module, inputs: tuple, output: Any) -> None:
+            vectors = output[0] if isinstance(output, tuple) else output  # (1, T, D), perhaps with a cache or a loss
+            found[name].append(vectors[0].float().pow(2).mean(-1).sqrt().cpu())
+
+        return hook
+
+    hooks = [model.tok_embeddings.register_forward_hook(keep("stream"))]
+    for layer in model.layers:
+        hooks.append(layer.register_forward_hook(keep("stream")))
+        hooks.append(layer.attention.register_forward_hook(keep("attention")))
+        hooks.append(layer.feed_forward.register_forward_hook(keep("feed-forward")))
+    with _listening(hooks, model):
+        model(ids)
+    return {name: torch.stack(sizes) for name, sizes in found.items()}
+
+
+def opened_gates(model: MiniMindLM, ids: Tensor) -> list[Tensor]:
+    """What w1 gives in each layer, before silu: ids (1, T) → L tensors (N, F).
+
+    N is T in a dense model; with experts, what all of those that work on the text give, one below the other.
+    """
+    _one_text(ids)
+    found: list[list[Tensor]] = [[] for _ in model.layers]
+
+    def keep(number: int) -> Callable[..., None]:
+        return lambda part, inputs, output: found[number].append(output.detach().float().flatten(0, -2).cpu())
+
+    hooks = [
+        part.register_forward_hook(keep(number))
+        for number, layer in enumerate(model.layers)
+        for name, part in layer.feed_forward.named_modules()
+        if name.split(".")[-1] == "w1"
+    ]
+    with _listening(hooks, model):
+        model(ids)
+    return [torch.cat(parts) for parts in found]
+
+
+def token_kind(piece: str) -> str:
+    """What kind of token a piece (as `pieces` gives it) is: one of KINDS."""
+    if piece in SPECIAL_TOKENS:
+        return "marker"
+    if piece.startswith("⟨"):
+        return "part of a character"
+    if all(unicodedata.name(character, "").startswith("CJK UNIFIED") for character in piece):
+        return "Chinese"
+    if not any(character.isalnum() for character in piece):
+        return "punctuation, space"
+    return "the rest"
+
+
+def routing_by_kind(model: MiniMindLM, texts: Iterable[tuple[Tensor, list[str]]]) -> dict[str, Tensor]:
+    """Which share of its assignments each kind of token gives each expert, (L, E) a kind, each row adding up to 1.
+
+    `texts`: ids (1, T) with their T pieces. Kinds come in the order of KINDS; those that do not occur are left out.
+    """
+    counts: dict[str, Tensor] = {}
+    for ids, labels in texts:
+        chosen = (routing_of(model, ids) > 0).float()  # (L, T, E)
+        kinds = [token_kind(label) for label in labels]
+        for kind in set(kinds):
+            here = torch.tensor([each == kind for each in kinds])
+            counts[kind] = counts.get(kind, 0) + chosen[:, here].sum(1)
+    return {kind: counts[kind] / counts[kind].sum(-1, keepdim=True) for kind in KINDS if kind in counts}
+
+
 def figure_png(fig: Figure) -> bytes:
     """The figure as a PNG, for an Image widget."""
     buffer = io.BytesIO()
@@ -135,7 +213,7 @@ def routing_words(routing: Tensor, labels: list[str], layer: int, choice: int = 
     return f'<div style="{CARD_STYLE}"><div>{legend}</div><hr style="margin:6px 0">{tokens}</div>'
 
 
-def _shown_or_said(draw: Callable[[], None], message: widgets.HTML) -> Callable[..., None]:
+def shown_or_said(draw: Callable[[], None], message: widgets.HTML) -> Callable[..., None]:
     """An observer that runs `draw`; when it fails, the widget says so instead of keeping an old picture silently."""
 
     def update(change: Any = None) -> None:
@@ -167,7 +245,7 @@ def attention_viewer(maps: Tensor, labels: list[str], layer: int = 0, head: int 
         words.value = attention_words(maps, labels, *chosen)
         picture.value = figure_png(plot_attention(maps, labels, *chosen))
 
-    update = _shown_or_said(draw, message)
+    update = shown_or_said(draw, message)
     for slider in sliders:
         slider.observe(update, "value")
     update()
@@ -184,7 +262,7 @@ def router_viewer(routing: Tensor, labels: list[str]) -> widgets.VBox:
     def draw() -> None:
         words.value = routing_words(routing, labels, layer.value, choice.value)
 
-    update = _shown_or_said(draw, message)
+    update = shown_or_said(draw, message)
     for slider in (layer, choice):
         slider.observe(update, "value")
     update()
