@@ -198,3 +198,10 @@ def test_each_folded_solution_passes_its_check_and_a_stub_does_not(lesson):
         exec(code, names)
         verdict = eval(call, names)
         assert verdict.ok is True, f"{call}: {verdict}"
+
+
+@notebooks
+def test_the_minutes_of_exercises_add_up_to_what_the_header_says(lesson):
+    text = "\n".join(cell.source for cell in read(lesson).cells if cell.cell_type == "markdown")
+    minutes = [int(found) for found in re.findall(r"★+(?:\*\*)?(?: ·)? (\d+) min", text)]
+    assert len(minutes) >= 4 and sum(minutes) == lesson.exercise_minutes

@@ -167,6 +167,8 @@ def _unsorted(x, p):
         (lambda x, k, p: x.masked_fill(x < x.flatten().topk(k).values[-1], -torch.inf), "whole batch"),
         (lambda x, k, p: x.masked_fill(x < 0, -torch.inf), "largest"),
         (lambda x, k, p: x >= x.topk(k).values[:, -1:], "mask"),
+        (lambda x, k, p: x.masked_fill(x < x.topk(k).values[-1], -torch.inf), "One threshold per row"),
+        (lambda x, k, p: x.masked_fill(x < x.topk(k).values[:, -1], -torch.inf), "One threshold per row"),
         (_k_then(_drops_crossing), "BEFORE"),
         (_k_then(_drops_crossing_but_the_first), "BEFORE"),
         (_k_then(_unsorted), "scatter"),
@@ -565,9 +567,11 @@ def test_scale_and_repeated_share():
 
 def test_loss_by_position_averages_in_doubling_bins():
     positions = np.repeat([1, 2, 3, 4, 5, 8, 9], 20)
-    centres, means = plots.loss_by_position(positions, positions.astype(float))
+    centres, means = plots.loss_by_position(positions, positions.astype(float), least=20)
     assert means.tolist() == [1, 2, 3.5, 6.5, 9] and centres[0] == pytest.approx(1) and 3 < centres[2] < 4
-    assert len(plots.loss_by_position(positions, positions, least=21)[0]) == 2
+    merged = plots.loss_by_position(positions, positions.astype(float), least=21)[1]
+    assert merged.tolist() == [1.5, 3.5, pytest.approx(22 / 3)], "small bins join the next, the last the one before"
+    assert plots.loss_by_position(positions, positions.astype(float), least=999)[1].tolist() == [positions.mean()]
 
 
 @pytest.mark.filterwarnings("error")

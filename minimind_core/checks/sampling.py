@@ -132,6 +132,11 @@ def _check_k(answer: Callable, logits: Tensor) -> Verdict | None:
     for k in (2, 1):
         found = _answer(answer, logits, k, 1.0)
         if isinstance(found, Verdict):
+            if found.ok is False and "must match the size" in found.message:
+                return Verdict.wrong(
+                    f"{found.message}. Is it the comparison of top-k? One threshold per row is needed, with shape "
+                    "(B, 1) beside logits of shape (B, V)."
+                )
             return found
         if _close(found, keep_top_k(logits, k)):
             continue

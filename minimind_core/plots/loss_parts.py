@@ -71,15 +71,17 @@ def by_group(
 
 
 def plot_parts(kinds: Mapping[str, Part], places: Mapping[str, Part]) -> Figure:
-    """Three panels of bars: kinds of tokens by token, the same by byte of their text, and places in a segment."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9.6, 3.4), width_ratios=(1.1, 0.8, 0.9))
-    _bars(left, {name: part.nats_per_token for name, part in kinds.items()}, BLUE, kinds)
-    _bars(middle, {name: part.nats_per_byte for name, part in kinds.items()}, ORANGE)
-    _bars(right, {name: part.nats_per_token for name, part in places.items()}, BLUE, places)
-    left.set(title="By kind of token", xlabel="nats per token (how many)")
-    middle.set(title="The same by byte", xlabel="nats per byte of text")
-    right.set(title="By place in its segment", xlabel="nats per token (how many)")
-    middle.set_yticklabels([])
+    """Bars of losses, by token on the left and by byte of text on the right: kinds above, places in a segment below."""
+    heights = (max(len(kinds), 1), max(len(places), 1) + 0.5)
+    figure, panels = plt.subplots(2, 2, figsize=(9.6, 5.0), width_ratios=(1.25, 1), height_ratios=heights)
+    for row, parts in zip(panels, (kinds, places), strict=True):
+        _bars(row[0], {name: part.nats_per_token for name, part in parts.items()}, BLUE, parts)
+        _bars(row[1], {name: part.nats_per_byte for name, part in parts.items()}, ORANGE)
+        row[1].set_yticklabels([])
+    panels[0, 0].set(title="By kind of token")
+    panels[0, 1].set(title="The same by byte of text")
+    panels[1, 0].set(title="By place in its segment, without markers", xlabel="nats per token (how many)")
+    panels[1, 1].set(title="The same by byte of text", xlabel="nats per byte")
     plt.close(figure)
     return figure
 

@@ -22,7 +22,7 @@ def split_metrics(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
 
 
 # Training loss, smoothed, of the laptop profile's run on the sample: share of the run, lowest and highest. Around what
-# the usual seed gives, an eighth to either side and a little more; seeds 7 and 11 lie inside.
+# the usual seed gives, an eighth to either side and a little more.
 SAMPLE_BAND = (
     (0, 6.93, 8.93),
     (0.02, 6.32, 8.16),

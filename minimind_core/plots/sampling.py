@@ -46,18 +46,21 @@ def plot_next_tokens(
 
 
 def plot_settings(labels: Sequence[str], before: Sequence[float], after: Mapping[str, Sequence[float]]) -> Figure:
-    """A panel per setting: grey bars before, blue bars after, a red × at tokens that may not be drawn any more."""
+    """A panel per setting: grey bars before, blue bars after, a red × at tokens that may not be drawn any more.
+
+    Each panel has its own scale, up to its longest bar.
+    """
     figure, panels = plt.subplots(1, len(after), figsize=(9.6, 0.9 + 0.27 * len(labels)), sharey=True)
     rows = np.arange(len(labels))
-    limit = scale_for(before, *after.values())
     for axes, (name, values) in zip(np.atleast_1d(panels), after.items(), strict=True):
         values = np.asarray(values)
+        limit = max(np.ceil(20 * max(*before, *values)), 1) / 20  # in steps of 0.05
         axes.barh(rows - 0.2, before, height=0.36, color=QUIET, label="before")
         axes.barh(rows + 0.2, values, height=0.36, color=BLUE, label="after")
         axes.plot(np.full(int((values == 0).sum()), 0.02 * limit), rows[values == 0] + 0.2, "x", color=RED, ms=5)
         axes.set_xlim(0, limit * 1.06)
         axes.set_xticks([0, limit / 2, limit], ["0", f"{limit / 2:.3g}", f"{limit:.3g}"])
-        axes.set_xlabel("probability")
+        axes.set_xlabel("probability (own scale)")
         axes.set_title(name, fontsize=11)
     handles, names = np.atleast_1d(panels)[-1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
@@ -87,13 +90,13 @@ def repeated_share(ids: Sequence[int], span: int = 4) -> float:
 
 
 def plot_step_times(seconds: Mapping[str, Sequence[float]], window: int = 8) -> Figure:
-    """Milliseconds that each new token took, a line per way of computing it: medians over `window` tokens."""
+    """Milliseconds that each new token took, a line per way (the second dashed): medians over `window` tokens."""
     figure, axes = plt.subplots()
-    for (name, values), colour in zip(seconds.items(), CYCLE, strict=False):
+    for number, ((name, values), colour) in enumerate(zip(seconds.items(), CYCLE, strict=False)):
         values = 1000 * np.asarray(values)
         middle = [np.median(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
         axes.plot(range(1, len(values) + 1), values, ".", color=colour, alpha=0.25, ms=3)
-        axes.plot(range(1, len(values) + 1), middle, color=colour, label=name)
+        axes.plot(range(1, len(values) + 1), middle, "--" if number % 2 else "-", color=colour, label=name)
     late = [float(np.median(values[-max(1, len(values) // 3) :])) for values in seconds.values()]  # spikes may leave
     axes.set(xlabel="number of the new token", ylabel="milliseconds", ylim=(0, 2000 * max(late)))
     axes.set_title("What does one more token cost?")
@@ -106,6 +109,7 @@ def plot_held_out(bars: Mapping[str, float], losses: np.ndarray, in_row: np.ndar
     """Left: mean losses beside each other. Right: mean loss by how much was read of the row, and of the segment.
 
     `bars` and `losses` are nats per token; `in_row` and `in_segment` say how many tokens of each stood before (n,).
+    The right side shows those losses only, so leave out of them what should not count, such as markers.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.7), width_ratios=(1, 1.25))
     drawn = left.bar(range(len(bars)), list(bars.values()), color=[GREY, ORANGE, BLUE, GREEN][: len(bars)], width=0.6)
@@ -119,21 +123,32 @@ def plot_held_out(bars: Mapping[str, float], losses: np.ndarray, in_row: np.ndar
         right.plot(centres, means, marker=marker, ms=4, color=colour, label=f"counted from the {name}'s beginning")
     right.set_xscale("log", base=2)
     right.xaxis.set_major_formatter("{x:.0f}")
-    right.set(xlabel="tokens read before (doubling)", ylabel="nats per token", title="Does it help to have read more?")
-    right.legend(fontsize=9)
+    right.set(xlabel="tokens read before (each gridline doubles)", ylabel="nats per token")
+    right.set_title("Does it help to have read more?")
+    right.set_ylim(left.get_ylim())  # one scale, from 0: otherwise small bumps look like effects
+    right.legend(fontsize=9, loc="lower right")
     plt.close(figure)
     return figure
 
 
-def loss_by_position(positions: np.ndarray, losses: np.ndarray, least: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    """Mean losses in bins of positions 1, 2, 3–4, 5–8, 9–16 …; bins of fewer than `least` tokens are left out.
+def loss_by_position(positions: np.ndarray, losses: np.ndarray, least: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Mean losses in bins of positions 1, 2, 3–4, 5–8, 9–16 …; a bin of fewer than `least` tokens joins the next.
 
-    Position 1 is a token that has one before it. Returns the bins' geometric centres and means.
+    Too few at the end join the last bin. Position 1 is a token that has one before it. Returns the bins' geometric
+    centres and means.
     """
-    number = np.ceil(np.log2(np.maximum(positions, 1))).astype(int)
-    bins = [i for i in range(number.max() + 1) if (number == i).sum() >= least]
-    centres = [np.exp(np.log(np.maximum(positions[number == i], 1)).mean()) for i in bins]
-    return np.array(centres), np.array([losses[number == i].mean() for i in bins])
+    positions = np.maximum(positions, 1)
+    number = np.ceil(np.log2(positions)).astype(int)
+    bins, waiting = [], np.zeros(len(number), dtype=bool)
+    for i in range(number.max() + 1):
+        waiting = waiting | (number == i)
+        if waiting.sum() >= least:
+            bins.append(waiting)
+            waiting = np.zeros(len(number), dtype=bool)
+    if waiting.any():
+        bins[-1:] = [bins[-1] | waiting] if bins else [waiting]
+    centres = [np.exp(np.log(positions[each]).mean()) for each in bins]
+    return np.array(centres), np.array([losses[each].mean() for each in bins])
 
 
 def tokens_by_loss(texts: Mapping[str, tuple[Sequence[str], Sequence[float]]], worst: float) -> HTML:
