@@ -127,6 +127,45 @@ def test_unscaling_inside_the_loop_is_named():
     assert "once per micro-batch: unscale_" in checks.check_update(answer).message
 
 
+def window_gradient(together):
+    """Exercise 2 with one backward at the end: losses added up, or rows in one batch; else one for each."""
+
+    def answer(model, batches):
+        total = sum(mask.sum() for *_, mask in batches)
+        if together == "rows":
+            batches = [[torch.cat(parts) for parts in zip(*batches, strict=True)]]
+        losses = [masked_cross_entropy(model(X).logits, Y, mask, total=total) for X, Y, mask in batches]
+        for loss in [sum(losses)] if together == "losses" else losses:
+            loss.backward()
+        return int(total)
+
+    return answer
+
+
+@pytest.mark.parametrize("together", ["losses", "rows"])
+def test_a_window_kept_whole_until_one_backward_is_named(together):
+    verdict = checks.check_window_gradient(window_gradient(together))
+    assert verdict.ok is False and "backward ran 1 time(s) for 3" in verdict.message
+    assert checks.check_window_gradient(window_gradient(""))
+
+
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_clipping_scaled_gradients_is_named_in_a_whole_sentence(unscaled):
+    def answer(model, optimizer, scaler, batches, grad_clip):
+        for X, Y, mask in batches:
+            scaler.scale(masked_cross_entropy(model(X).logits, Y, mask) / len(batches)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+        if unscaled:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    message = checks.check_update(answer).message
+    assert "clipping: clipping" in message or message.startswith("clipped before unscaling: clipping sees gradients")
+    assert "clipping sees gradients that are still 1,024 times too long" in message
+
+
 # --- what forward keeps ------------------------------------------------------------------------------------------
 
 SMALL = ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=800, max_seq_len=64)

@@ -110,7 +110,8 @@ def check_window_gradient(answer: Callable[[nn.Module, list[Batch]], int]) -> Ve
     batches = batches_of(((12, 11), (3, 2), (7, 5)))
     counts = [int(mask.sum()) for _, _, mask in batches]
     total, n = sum(counts), len(batches)
-    model = small_model()
+    model, backwards = small_model(), []
+    model.norm.weight.register_hook(lambda _: backwards.append(1))  # once per backward
     returned: Any = attempt(answer, model, batches)
     found = flat_gradient(model)
     if isinstance(returned, Verdict):
@@ -144,6 +145,11 @@ def check_window_gradient(answer: Callable[[nn.Module, list[Batch]], int]) -> Ve
     if not close(found, in_all / total):
         ratio = (found @ in_all / (in_all @ in_all)).item() * total
         return Verdict.wrong(f"the gradient differs; measured along the right one, it is {ratio:.3f} times as long.")
+    if len(backwards) < n:
+        return Verdict.wrong(
+            f"the gradient is right, but backward ran {len(backwards)} time(s) for {n} micro-batches: all of them are "
+            "kept until then, and memory is that of one big batch. Call backward() for each, inside the loop."
+        )
     if returned != total:
         return Verdict.wrong(f"the gradient is right; the number of counted tokens is {total}, yours is {returned}.")
     return Verdict.right(f"the gradient of one big batch of {total} counted tokens, taken in {n} bites.")
@@ -257,12 +263,13 @@ def _wrong_step(moved: Tensor, calls: list[str], batches: list[Batch], clip: flo
         )
     if "scale" in calls and "step" not in calls and "unscale_" not in calls:
         return Verdict.wrong("optimizer.step() takes gradients as they are, still scaled: use scaler.step(optimizer).")
-    before = (
-        "clipped before unscaling: the gradients are still 1,024 times too long there, and what is left of them is "
-        "divided by 1,024 afterwards. First scaler.unscale_(optimizer), then clip."
+    early = (
+        "clipped before unscaling" if "unscale_" in calls else "scaler.unscale_(optimizer) is missing before clipping"
     )
-    if "unscale_" not in calls:
-        before = "scaler.unscale_(optimizer) is missing, so clipping sees " + before.partition(": ")[2]
+    before = (
+        f"{early}: clipping sees gradients that are still 1,024 times too long, and what it leaves of them is divided "
+        "by 1,024 afterwards. First scaler.unscale_(optimizer), then clip."
+    )
     wrong = {
         f"not divided by the number of micro-batches, {n}: the step is that many times too long.": clipped(mean * n),
         f"divided by 8, but this window has {n} micro-batches: use len(batches).": clipped(mean * n / 8),

@@ -34,7 +34,7 @@ def ranges(gradient: Tensor) -> Figure:
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 4.6))
     sizes = gradient.abs().flatten().cpu().double().numpy()
     low, high = np.quantile(np.log2(sizes[sizes > 0]), (0.01, 0.99))
-    top.axvspan(low, high, color=YELLOW, alpha=0.4, linewidth=0, label="our row's gradient (98%)")
+    top.axvspan(low, high, color=GREY, alpha=0.35, linewidth=0, label="middle 98% of our row's gradient")
     for height, (name, colour) in enumerate(zip(FORMATS, (BLUE, ORANGE, GREEN), strict=True)):
         facts = torch.finfo(precision.DTYPES[name])
         smallest, normal, largest = (np.log2(x) for x in (facts.smallest_normal * facts.eps, facts.tiny, facts.max))
@@ -73,30 +73,32 @@ def lost(values: Tensor, scale: float) -> tuple[float, float]:
 
 
 def underflow(groups: Mapping[str, Tensor], scales: Sequence[float]) -> Figure:
-    """Histograms of gradients times each scale, a panel per scale, over the zones of float16."""
+    """Histograms of gradients times each scale, a panel per scale, over the zones of float16; all named in place."""
     figure, panels = plt.subplots(len(scales), 1, sharex=True, figsize=(9, 1.2 + 1.9 * len(scales)), squeeze=False)
     edges = np.arange(-48, 26)
+    zones = (
+        ("becomes 0", edges[0], np.log2(TO_ZERO), RED, 0.18),
+        ("loses digits", np.log2(TO_ZERO), np.log2(SUBNORMAL), YELLOW, 0.3),
+        ("keeps all its digits", np.log2(SUBNORMAL), np.log2(OVERFLOW), CARD, 0.0),
+        ("becomes inf", np.log2(OVERFLOW), edges[-1], PURPLE, 0.25),
+    )
     for axes, scale in zip(panels[:, 0], scales, strict=True):
-        axes.axvspan(edges[0], np.log2(TO_ZERO), color=RED, alpha=0.18, linewidth=0, label="becomes 0")
-        axes.axvspan(np.log2(TO_ZERO), np.log2(SUBNORMAL), color=YELLOW, alpha=0.3, linewidth=0, label="loses digits")
-        axes.axvspan(np.log2(OVERFLOW), edges[-1], color=PURPLE, alpha=0.25, linewidth=0, label="becomes inf")
+        for words, start, end, colour, alpha in zones:
+            axes.axvspan(start, end, color=colour, alpha=alpha, linewidth=0)
+            place = axes.get_xaxis_transform()  # x in powers of two, y from 0 to 1
+            axes.text((start + end) / 2, 0.97, words, transform=place, ha="center", va="top", fontsize=9)
         said = []
         for (name, values), colour in zip(groups.items(), (BLUE, ORANGE), strict=False):
             sizes = values.detach().abs().flatten().cpu().double().numpy() * scale
             powers = np.log2(sizes[sizes > 0]).clip(edges[0] + 0.5, edges[-1] - 0.5)
-            axes.hist(
-                powers,
-                bins=edges,
-                weights=np.full(len(powers), 100 / len(powers)),
-                color=colour,
-                alpha=0.75,
-                label=name,
-            )
+            share = np.full(len(powers), 100 / len(powers))
+            heights, _, _ = axes.hist(powers, bins=edges, weights=share, color=colour, alpha=0.75)
+            axes.text(edges[heights.argmax()] + 0.5, heights.max(), name, ha="center", va="bottom", fontsize=9)
             zero, infinite = lost(values, scale)
             said.append(f"{name}: {zero:.1%} become 0" + (f", {infinite:.1%} inf" if infinite else ""))
         axes.set(ylabel="share (%)", title=f"scale {scale:g} · " + " · ".join(said), xlim=(edges[0], edges[-1]))
+        axes.set_ylim(top=1.35 * axes.dataLim.y1)
     panels[-1, 0].set_xlabel("power of two of the absolute value")
-    panels[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return finished(figure)
 
 
@@ -209,23 +211,29 @@ def clipping(norms: Sequence[float], limit: float) -> Figure:
 
 
 def memory(bars: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Stacked horizontal bars: name of the bar → part → bytes; the scale is in GiB."""
-    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.7 * len(bars)))
-    names = list(dict.fromkeys(part for parts in bars.values() for part in parts))
-    colours = dict(zip(names, cycle((BLUE, SKY, GREEN, YELLOW, ORANGE, PURPLE)), strict=False))
-    for height, parts in enumerate(bars.values()):
+    """Stacked horizontal bars: name of the bar → part → bytes; the scale is in GiB. The first bar's parts are named."""
+    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.7 * len(bars)))
+    most = max(sum(parts.values()) for parts in bars.values()) / 2**30
+    colours = cycle((BLUE, SKY, YELLOW, ORANGE))
+    shades = {part: next(colours) for part in dict.fromkeys(part for parts in bars.values() for part in parts)}
+    narrow = [part for part, size in next(iter(bars.values())).items() if size / 2**30 < 0.3 * most]
+    for row, parts in enumerate(bars.values()):
         left = 0.0
         for part, size in parts.items():
-            axes.barh(
-                height, size / 2**30, left=left, color=colours[part], height=0.6, label=part if height == 0 else None
-            )
-            left += size / 2**30
-        axes.text(left, height, f" {left:.1f} GiB", va="center")
+            width = size / 2**30
+            axes.barh(row, width, left=left, color=shades[part], height=0.6, edgecolor="white")
+            if row == 0 and part in narrow:  # its name stands above, the first one highest
+                above = -0.5 - 0.3 * (len(narrow) - 1 - narrow.index(part))
+                axes.vlines(left + width / 2, above, -0.3, color=INK, linewidth=0.8)
+                axes.text(left + width / 2 + 0.006 * most, above, part, va="center", fontsize=9)
+            elif row == 0:
+                axes.text(left + width / 2, row, part, ha="center", va="center", fontsize=9)
+            left += width
+        axes.text(left, row, f" {left:.1f} GiB", va="center")
     axes.set(yticks=range(len(bars)), yticklabels=bars, xlabel="GiB", title="Where the memory of a training step goes")
-    axes.set_xlim(right=1.15 * max(sum(parts.values()) for parts in bars.values()) / 2**30)
-    axes.invert_yaxis()
+    axes.set_xlim(right=1.15 * most)
+    axes.set_ylim(len(bars) - 0.5, -0.7 - 0.3 * len(narrow))
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return finished(figure)
 
 

@@ -107,23 +107,24 @@ def kept_over_rows(kept: Mapping[int, Mapping[str, float]], reckoned: Mapping[in
             size = parts.get(part, 0) / 2**20
             if size and part != "token ids":  # too small to be seen
                 axes.bar(place, size, bottom=bottom, color=colours[part], width=0.55, edgecolor="white", linewidth=0.6)
+                if place == len(kept) - 1:  # the last bar names its parts
+                    axes.text(place + 0.38, bottom + size / 2, part, va="center", fontsize=9)
             bottom += size
         totals.append(bottom)
     marks = np.array([reckoned[rows] for rows in kept]) / 2**20
     places = np.arange(len(kept))
     axes.hlines(marks, places - 0.34, places + 0.34, color=INK, linewidth=2, label="reckoned beforehand")
     axes.axhline(fixed / 2**20, color=GREY, linestyle="--", label="weights, gradients, two means")
-    for part in [part for part in PARTS if part != "token ids" and any(part in parts for parts in kept.values())][::-1]:
-        axes.bar(0, 0, color=colours[part], label=part)
     axes.set(
         xticks=places,
         xticklabels=[f"{n} row{'s' * (n > 1)}\n{total:.1f} MiB" for n, total in zip(kept, totals, strict=True)],
         ylabel="MiB",
         title="What forward keeps for backward grows with the rows",
-        ylim=(0, 1.12 * marks.max()),
+        ylim=(0, 1.12 * max(*marks, *totals)),
+        xlim=(-0.5, len(kept) + 0.4),
     )
     axes.grid(axis="x", visible=False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(loc="upper left")
     return finished(figure)
 
 
