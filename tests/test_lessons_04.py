@@ -18,8 +18,10 @@ from matplotlib import pyplot as plt  # noqa: E402
 from minimind_core import Hooks, get_lr  # noqa: E402
 from minimind_core.checks import schedule as checks  # noqa: E402
 from minimind_core.lessons import LESSONS  # noqa: E402
+from minimind_core.plots import schedule as plots  # noqa: E402
 from minimind_core.plots import schedule_runs  # noqa: E402
 from minimind_core.schedule import cosine  # noqa: E402
+from minimind_core.widgets.schedule import design_words  # noqa: E402
 
 CELLS = nbformat.read(LESSONS[3].path, as_version=4).cells
 CODE = [cell.source for cell in CELLS if cell.cell_type == "code"]
@@ -110,6 +112,33 @@ def test_more_wrong_halves_are_recognised():
     assert in_degrees.ok is False and "acos answers in radians" in in_degrees.message
     cut = checks.check_half_step(lambda total, lr: total * math.acos(-0.1) // math.pi)
     assert cut.ok is False and "too early" in cut.message
+
+
+# --- pictures and words of single schedules -----------------------------------------------------------------------
+
+
+def test_values_beyond_the_edge_are_no_plateau():
+    axes = plots.one_update([1e-4, 1e-2, 1.0], [6.7, 6.0, 90.0], 6.8).axes[0]
+    assert list(axes.lines[0].get_ydata()) == [6.7, 6.0, 90.0] and axes.get_ylim()[1] < 10, "the axis cuts the line"
+    assert any(line.get_marker() == "^" for line in axes.lines)
+    assert "90.0" in "".join(text.get_text() for text in axes.texts)
+
+
+def test_curves_that_leave_the_picture_are_noted():
+    hooks = little_hooks()
+    hooks.losses[2] = 50.0
+    words = [
+        text.get_text() for text in plots.runs({"a": little_hooks(), "b": hooks}, "two", ceiling=6.0).axes[0].texts
+    ]
+    assert len(words) == 1 and words[0].startswith("▲ b: up to")
+    sweep = plots.sweep([1e-4, 1e-3, 1e-2], [6.8, 6.0, 40.0], {"best": 1e-3}).axes[0]
+    assert [text.get_text() for text in sweep.texts] == ["best: 0.001 ", "▲ up to 18"]
+
+
+def test_the_highest_rate_is_where_warm_up_ends():
+    assert "at micro-step 4,415" in design_words("cosine", 5e-4, 44160, 4416)
+    assert "one lr, warm-up over 5%" in plots.shapes(4000, 1.0, 200).axes[0].get_title()
+    assert "no warm-up" in plots.shapes(4000, 1.0).axes[0].get_title()
 
 
 # --- what runs leave behind --------------------------------------------------------------------------------------

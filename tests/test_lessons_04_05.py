@@ -104,6 +104,7 @@ WRONG_RATES = {
     "radians": lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(180 * s / t)),
     "//": lambda s, t, lr: wave(s // t, 1, lr),
     "rises": lambda s, t, lr: wave(t - s, t, lr),
+    "larger of the two": lambda s, t, lr: max(lr / 10, wave(s, t, lr, floor=0)),
     "the rate is": lambda s, t, lr: lr,
 }
 
@@ -188,6 +189,8 @@ WRONG_UPDATE_RATES = {
     "still the mistake": theirs,
     "only an eighth": lambda m, n, lr: theirs(m, n, lr, keep_last=True),
     "nearly right": lambda m, n, lr: [get_lr(i, -(-m // n), lr) for i in range(-(-m // n))],
+    "count both in updates": lambda m, n, lr: [get_lr(i, m // n, lr) for i in range(m // n)],
+    "both in updates": lambda m, n, lr: [get_lr(i, m // n, lr) for i in range(-(-m // n))],
     "counted from 1": lambda m, n, lr: [get_lr(i + 1, -(-m // n), lr) for i in range(-(-m // n))],
     "first micro-step": lambda m, n, lr: [get_lr(step, m, lr) for step in range(0, m, n)],
     "too far": lambda m, n, lr: [get_lr(step + 1, m, lr) for step in closing(m, n)],

@@ -65,6 +65,9 @@ def check_get_lr(answer: Callable[[int, int, float], float]) -> Verdict:
         "// cuts step/total down to 0: use /.": each(
             lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(math.pi * (s // t)))
         ),
+        "max takes the larger of the two; the seed adds the floor to the wave, which is why it starts above lr.": each(
+            lambda s, t, lr: max(lr / 10, 0.5 * lr * (1 + math.cos(math.pi * s / t)))
+        ),
         "yours rises: 1 - cos instead of 1 + cos.": each(
             lambda s, t, lr: lr / 10 + 0.5 * lr * (1 - math.cos(math.pi * s / t))
         ),
@@ -206,26 +209,25 @@ def check_update_rates(answer: Callable[[int, int, float], list[float]]) -> Verd
     # NaN stands where a last update is missing: compare what is there.
     known = [i for i, rate in enumerate(found) if not math.isnan(rate)]
     updates = len(right)
-    wrong = {
-        f"still the mistake: the number of the update is divided by the number of micro-steps, so after {micro_steps} "
-        "micro-steps only an eighth of the curve has been walked and the rate has hardly fallen.": [
-            get_lr(n, micro_steps, lr) for n in range(updates)
-        ],
-        "the number of the update over the number of updates: nearly right, but the seed counts micro-steps, and an "
-        "update uses the rate of the micro-step that closes its window.": [
-            get_lr(n, updates, lr) for n in range(updates)
-        ],
-        "as before, with updates counted from 1: the seed counts micro-steps.": [
-            get_lr(n + 1, updates, lr) for n in range(updates)
-        ],
-        "those are the rates of each window's first micro-step; the optimizer steps at its last.": [
-            get_lr(n * accumulation, micro_steps, lr) for n in range(updates)
-        ],
-        "one step too far: the closing micro-step of the first window is number 7, counted from 0.": [
-            get_lr(min((n + 1) * accumulation, micro_steps), micro_steps, lr) for n in range(updates)
-        ],
-    }
-    for words, numbers in wrong.items():
+    both = "you now count both in updates: nearly right; the seed reads the rate at the last micro-step of each window."
+    wrong = [
+        (
+            f"still the mistake: the number of the update is divided by the number of micro-steps, so after "
+            f"{micro_steps} micro-steps only an eighth of the curve has been walked and the rate has hardly fallen.",
+            [get_lr(n, micro_steps, lr) for n in range(updates)],
+        ),
+        *((both, [get_lr(n, of, lr) for n in range(updates)]) for of in (updates, whole)),
+        *((f"counted from 1, {both}", [get_lr(n + 1, of, lr) for n in range(updates)]) for of in (updates, whole)),
+        (
+            "those are the rates of each window's first micro-step; the optimizer steps at its last.",
+            [get_lr(n * accumulation, micro_steps, lr) for n in range(updates)],
+        ),
+        (
+            "one step too far: the closing micro-step of the first window is number 7, counted from 0.",
+            [get_lr(min((n + 1) * accumulation, micro_steps), micro_steps, lr) for n in range(updates)],
+        ),
+    ]
+    for words, numbers in wrong:
         if _same([found[i] for i in known], [numbers[i] for i in known]):
             return Verdict.wrong(words)
     for number in known:

@@ -67,19 +67,22 @@ def moves(gradient: Tensor, change: Tensor, lr: float) -> Figure:
 def one_update(rates: Sequence[float], after: Sequence[float], before: float) -> Figure:
     """Loss of one row after a single update, over the rate of that update; `before` is the loss without it (nats).
 
-    Losses far above `before` are drawn at the upper edge, with their value.
+    The line ends at the upper edge where a loss lies far above `before`; a triangle there has its value beside it.
     """
     figure, axes = plt.subplots(figsize=(9, 3.4))
     top = before + 1.5 * (before - min(after))
-    axes.plot(rates, np.minimum(after, top), "o-", color=BLUE, label="after one update")
+    axes.plot(rates, after, "o-", color=BLUE, label="after one update")  # the axis cuts it
     axes.axhline(before, color=GREY, linestyle="--", label="before")
     best = int(np.argmin(after))
     axes.plot(rates[best], after[best], "o", color=ORANGE, markersize=11, label=f"lowest, at {rates[best]:.2g}")
     for rate, loss in zip(rates, after, strict=True):
         if loss > top:
-            axes.annotate(f"↑ {loss:.1f}", (rate, top), xytext=(0, -18), textcoords="offset points", ha="center")
+            axes.plot(rate, top, "^", color=BLUE, markersize=9)
+            beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(f"{loss:.1f}", (rate, top), **beside)
     axes.set(
         xscale="log",
+        xlim=(rates[0] / 2, rates[-1] * 3),
         ylim=(min(after) - 0.2, top + 0.1),
         xlabel="learning rate of the update (logarithmic)",
         ylabel="loss of our row (nats)",
@@ -100,14 +103,14 @@ def seed_curve(total: int, lr: float, marks: Sequence[int] = ()) -> Figure:
     axes.plot(steps, [get_lr(int(step), total, lr) for step in steps], color=BLUE)
     for step in marks:
         rate = get_lr(step, total, lr)
-        late = step > 0.8 * total
+        below = step > 0.8 * total or 0.8 * lr < rate < lr  # keeps clear of the curve and of the dashed lines
         axes.plot(step, rate, "o", color=ORANGE)
         axes.annotate(
             f"step {step:,}: {rate:.6f}",
             (step, rate),
-            xytext=(-4, -14) if late else (8, 6),
+            xytext=(-4, -14) if below else (8, 6),
             textcoords="offset points",
-            ha="right" if late else "left",
+            ha="right" if below else "left",
         )
     axes.set(
         xlabel="micro-step",
@@ -146,6 +149,7 @@ def shapes(total: int, lr: float, warmup_steps: int = 0) -> Figure:
     """Every schedule of SCHEDULES over one run, with a common warm-up."""
     steps = steps_to_draw(total)
     figure, axes = plt.subplots(figsize=(9, 3.8))
+    risen = f"warm-up over {warmup_steps / total:.0%}" if warmup_steps else "no warm-up"
     for name, style, colour in zip(SCHEDULES, cycle(("-", "--", "-", "-.", ":")), cycle(CYCLE), strict=False):
         rates = [learning_rate(name, int(step), total, lr, warmup_steps) for step in steps]
         axes.plot(steps, rates, style, color=colour, label=name, linewidth=2.4 if style == ":" else 1.8)
@@ -153,7 +157,7 @@ def shapes(total: int, lr: float, warmup_steps: int = 0) -> Figure:
         xlabel="micro-step",
         ylabel="learning rate",
         ylim=(0, 1.2 * lr),
-        title=f"Different shapes, one peak, a warm-up of {warmup_steps:,} micro-steps",
+        title=f"Different shapes, one lr, {risen}",
     )
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title="schedule")
     _thousands(axes)
@@ -187,20 +191,25 @@ def runs(
     ceiling: float | None = None,
     shelf: float | None = None,
 ) -> Figure:
-    """Losses of real runs (nats, mean over 9 micro-steps) above, their learning rates below.
+    """Losses of real runs (nats, mean of the last 9 micro-steps) above, their learning rates below.
 
-    `found`: name → the hooks that a run left behind. `ceiling` cuts the upper axis; `shelf` is a loss to compare with,
-    drawn as a grey line.
+    `found`: name → the hooks that a run left behind. `ceiling` cuts the upper axis, and curves that pass it get a note;
+    `shelf` is a loss to compare with, drawn as a grey line.
     """
     figure, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(9, 5.2), height_ratios=(5, 3))
     for (name, hooks), colour, style in zip(
         found.items(), (BLUE, ORANGE, GREEN, RED, PURPLE), ("-", "--", "-.", ":", "-"), strict=False
     ):
-        top.plot(smoothed(hooks.losses), style, color=colour, label=name)
+        mean = smoothed(hooks.losses)
+        top.plot(mean, style, color=colour, label=name)
+        if ceiling is not None and mean.max() > ceiling:
+            back = int(np.flatnonzero(mean > ceiling)[-1])  # the note stands to the right of where the curve comes back
+            beside = {"xytext": (10, -9), "textcoords": "offset points", "va": "center"}
+            top.annotate(f"▲ {name}: up to {mean.max():.1f}", (back, ceiling), color=colour, **beside)
         bottom.plot(hooks.lrs, style, color=colour)
     if shelf is not None:
         top.axhline(shelf, color=GREY, linestyle=(0, (6, 3)), linewidth=1.2, label="token frequencies")
-    top.set(ylabel="loss (nats per token)", title=title)
+    top.set(ylabel="loss (nats per token),\nmean of the last 9 updates", title=title)
     if ceiling is not None:
         top.set_ylim(top=ceiling)
     bottom.set(ylabel="learning rate", xlabel="update")
@@ -213,13 +222,19 @@ def runs(
 
 
 def sweep(rates: Sequence[float], losses: Sequence[float], marks: Mapping[str, float]) -> Figure:
-    """Loss over the rate while the rate rises in one run; `marks`: name → rate, drawn as vertical lines."""
+    """Loss over the rate while the rate rises in one run; `marks`: name → rate, drawn as vertical lines with names."""
     figure, axes = plt.subplots(figsize=(9, 3.6))
     axes.plot(rates, losses, ".", color=GREY, markersize=4, label="micro-batch")
-    axes.plot(rates, smoothed(losses), color=BLUE, label="mean of 9")
-    for (name, rate), colour in zip(marks.items(), (ORANGE, GREEN, PURPLE), strict=False):
-        axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.2g}")
-    low, start = min(smoothed(losses)), losses[0]
+    mean = smoothed(losses)
+    low, start = mean.min(), losses[0]
+    axes.plot(rates, mean, color=BLUE, label="mean of the last 9")
+    for name, rate in marks.items():
+        axes.axvline(rate, color=ORANGE, linestyle="--")
+        axes.text(rate, start + 1.4, f"{name}: {rate:.2g} ", rotation=90, ha="right", va="top", fontsize=9)
+    if mean.max() > start + 1.5:
+        leaves = rates[int(np.flatnonzero(mean > start + 1.5)[0])]
+        beside = {"xytext": (-8, 0), "textcoords": "offset points", "ha": "right", "va": "top"}
+        axes.annotate(f"▲ up to {mean.max():.0f}", (leaves, start + 1.4), color=BLUE, **beside)
     axes.set(
         xscale="log",
         ylim=(low - 0.3, start + 1.5),

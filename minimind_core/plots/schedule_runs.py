@@ -66,14 +66,14 @@ def first_updates(found: Mapping[str, Mapping[str, Hooks]], warmup_steps: int) -
 
 
 def weight_decays(found: Mapping[str, Hooks], lengths: Mapping[str, float], before: float) -> Figure:
-    """Losses of runs (nats, mean over 9 micro-steps), and beside them how long their weights are at the end.
+    """Losses of runs (nats, mean of the last 9 micro-steps), and beside them how long their weights are at the end.
 
     `found`: name → hooks; `lengths`: the same names → length of the model's matrices; `before`: their length untrained.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), width_ratios=(5, 4))
     for (name, hooks), colour, style in zip(found.items(), cycle(CYCLE), cycle(STYLES), strict=False):
         left.plot(smoothed(hooks.losses), style, color=colour, label=name)
-    left.set(xlabel="update", ylabel="loss (nats per token)", title="Too strong a pull, and nothing is kept")
+    left.set(xlabel="update", ylabel="loss (nats), mean of the last 9", title="Too strong a pull, and nothing is kept")
     left.legend(loc="lower left", title="weight decay")
     names = list(lengths)
     bars = right.barh(names, list(lengths.values()), color=[c for c, _ in zip(CYCLE, names, strict=False)], height=0.6)

@@ -13,7 +13,7 @@ import ipywidgets as widgets
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..plots.schedule import design, steps_to_draw
+from ..plots.schedule import design
 from ..plots.style import CARD, INK, RED
 from ..schedule import SCHEDULES, get_lr, learning_rate
 
@@ -81,13 +81,11 @@ def rate_reader(total: int = 44160, lr: float = 5e-4, step: int = 44100) -> widg
 
 def design_words(name: str, lr: float, total: int, warmup_steps: int) -> str:
     """A schedule in four lines: its first, highest, last and mean rate."""
-    steps = steps_to_draw(total)
-    steps = steps[steps < total]  # the last micro-step is total - 1
-    rates = np.array([learning_rate(name, int(step), total, lr, warmup_steps) for step in steps])
+    rates = np.array([learning_rate(name, step, total, lr, warmup_steps) for step in range(total)])
     highest = int(rates.argmax())
     return (
         f"first    {rates[0]:.3g}\n"
-        f"highest  {rates[highest]:.3g}, at micro-step {steps[highest]:,}\n"
+        f"highest  {rates[highest]:.3g}, at micro-step {highest:,}\n"
         f"last     {rates[-1]:.3g}\n"
         f"mean     {rates.mean():.3g}, which is {rates.mean() / lr:.2f} of the peak: how far all updates go together"
     )
