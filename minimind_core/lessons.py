@@ -112,8 +112,8 @@ LESSONS = (
         ),
         learner_minutes=40,
         exercise_minutes=75,
-        laptop_minutes=0.1,
-        laptop_gigabytes=None,
+        laptop_minutes=0.2,
+        laptop_gigabytes=0.4,
     ),
     Lesson(
         number=2,
@@ -132,8 +132,8 @@ LESSONS = (
         ),
         learner_minutes=40,
         exercise_minutes=55,
-        laptop_minutes=0.2,
-        laptop_gigabytes=None,
+        laptop_minutes=0.3,
+        laptop_gigabytes=0.7,
     ),
     Lesson(
         number=3,
@@ -150,8 +150,8 @@ LESSONS = (
         ),
         learner_minutes=60,
         exercise_minutes=60,
-        laptop_minutes=0.7,
-        laptop_gigabytes=None,
+        laptop_minutes=1.0,
+        laptop_gigabytes=0.7,
     ),
     Lesson(
         number=4,
@@ -165,8 +165,8 @@ LESSONS = (
         ),
         learner_minutes=40,
         exercise_minutes=50,
-        laptop_minutes=0.4,
-        laptop_gigabytes=None,
+        laptop_minutes=1.1,
+        laptop_gigabytes=0.6,
     ),
     Lesson(
         number=5,
@@ -183,8 +183,8 @@ LESSONS = (
         ),
         learner_minutes=40,
         exercise_minutes=50,
-        laptop_minutes=0.1,
-        laptop_gigabytes=None,
+        laptop_minutes=0.4,
+        laptop_gigabytes=0.9,
     ),
     Lesson(
         number=6,
@@ -203,8 +203,8 @@ LESSONS = (
         ),
         learner_minutes=30,
         exercise_minutes=21,
-        laptop_minutes=4.1,
-        laptop_gigabytes=None,
+        laptop_minutes=4.0,
+        laptop_gigabytes=0.9,
         limit_seconds=240,
     ),
     Lesson(
@@ -220,8 +220,8 @@ LESSONS = (
         ),
         learner_minutes=40,
         exercise_minutes=33,
-        laptop_minutes=0.2,
-        laptop_gigabytes=None,
+        laptop_minutes=0.4,
+        laptop_gigabytes=0.5,
     ),
 )
 
