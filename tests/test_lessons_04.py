@@ -137,8 +137,8 @@ def test_curves_that_leave_the_picture_are_noted():
 
 def test_the_highest_rate_is_where_warm_up_ends():
     assert "at micro-step 4,415" in design_words("cosine", 5e-4, 44160, 4416)
-    assert "one lr, warm-up over 5%" in plots.shapes(4000, 1.0, 200).axes[0].get_title()
-    assert "no warm-up" in plots.shapes(4000, 1.0).axes[0].get_title()
+    assert "one lr, warm-up over 5%" in str(plots.shapes(4000, 1.0, 200).axes[0])  # wherever the style puts titles
+    assert "no warm-up" in str(plots.shapes(4000, 1.0).axes[0])
 
 
 # --- what runs leave behind --------------------------------------------------------------------------------------
