@@ -38,8 +38,11 @@ def known_keys(row: dict) -> str:
     return ""
 
 
-def looks_like(raw: bytes, number: int) -> str:
-    """What a line that can't be read is likely to be; some things are seen on a file's first line only."""
+def no_text(raw: bytes, number: int) -> str:
+    """What a line is that belongs to no text file: an archive, a web page, a pointer, UTF-16, NUL bytes; "" for others.
+
+    Some are seen on a file's first line, `number` 1, only.
+    """
     start = raw.lstrip()[:512]
     if number == 1:
         for signature, name in _ARCHIVES.items():
@@ -59,6 +62,13 @@ def looks_like(raw: bytes, number: int) -> str:
         return "It looks like UTF-16 or a binary file: save it as UTF-8 text."
     if b"\0" in raw:
         return "It holds NUL bytes, as a file does whose download or copy was interrupted: get it again."
+    return ""
+
+
+def looks_like(raw: bytes, number: int) -> str:
+    """What a line that can't be read is likely to be; some things are seen on a file's first line only."""
+    if foreign := no_text(raw, number):
+        return foreign
     try:
         line = raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .broken_lines import cut, looks_like
+from .broken_lines import cut, looks_like, no_text
 from .errors import CorpusError
 
 ROW_CHARACTERS = 512  # of a row, markers included: what the makers of MiniMind's corpus filled theirs to
 SUFFIXES = (".txt", ".text")
 _MARKERS_AT_ENDS = re.compile(r"^(?:<s>|<\|im_start\|>)|(?:</s>|<\|im_end\|>)$")
-_NOT_TEXT = ("It looks like a web page", "It is a Git LFS pointer", "It looks like UTF-16", "It holds NUL bytes")
 
 
 def is_plain_text(path: Path) -> bool:
@@ -60,8 +59,7 @@ def plain_line(where: str, number: int, raw: bytes) -> str:
     except UnicodeDecodeError as error:
         byte = f"byte {error.start}: 0x{raw[error.start]:02x}"
         raise CorpusError(f"{where}: not UTF-8 ({byte}). {looks_like(raw, number)}") from None
-    if number == 1 or b"\0" in raw:  # further on, a line of HTML may well be what the text is about
-        hint = looks_like(raw, number)
-        if hint.startswith(_NOT_TEXT):
-            raise CorpusError(f"{where}: no plain text: {cut(line)}. {hint}")
+    foreign = no_text(raw, number) if number == 1 or b"\0" in raw else ""  # further on a text may be about HTML
+    if foreign:
+        raise CorpusError(f"{where}: no plain text: {cut(line)}. {foreign}")
     return _MARKERS_AT_ENDS.sub("", line).strip()

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,3 +193,22 @@ def bench(tmp_path: Path, tiny_tokenizer: Tokenizer) -> Bench:
         write_rows(tmp_path / "valid.jsonl", tiny_texts(5, start=100)),
         save_tokenizer(tiny_tokenizer, tmp_path / "tokenizer"),
     )
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def drawn(make: Callable[[], Any]) -> Any:
+    """The figure that `make` gives, in the course's style; it has to draw without a warning and not stay open."""
+    from matplotlib import pyplot as plt
+
+    from minimind_core.plots.style import use_course_style
+
+    use_course_style()
+    plt.close("all")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = make()
+        figure.canvas.draw()
+    assert not plt.get_fignums(), "the figure would show twice"
+    return figure

@@ -5,15 +5,14 @@ from __future__ import annotations
 import codecs
 import json
 import re
-import warnings
 from collections.abc import Callable
 from itertools import pairwise
 
+import conftest
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from minimind_core import SAMPLE, PackedDataset, PretrainDataset, describe, iter_texts, train_tokenizer
@@ -34,7 +33,6 @@ from minimind_core.lessons import LESSONS
 from minimind_core.plots import corpus as corpus_plots
 from minimind_core.plots import near_copies
 from minimind_core.plots import tokens as token_plots
-from minimind_core.plots.style import use_course_style
 from minimind_core.tokenizer import token_bytes
 from minimind_core.widgets import corpus as browsing
 from minimind_core.widgets import merging
@@ -477,14 +475,9 @@ def test_stream_names_the_mistake(answer, words):
 
 
 def drawn(make: Callable[[], Figure]) -> Figure:
-    """A figure that draws without a warning, has a title and labelled axes, and is not left open to show twice."""
-    use_course_style()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = make()
-        figure.canvas.draw()
+    """As conftest's, and with a title and labelled axes."""
+    figure = conftest.drawn(make)
     assert isinstance(figure, Figure)
-    assert not plt.get_fignums()
     assert figure.get_suptitle() or any(axes.get_title(loc="left") for axes in figure.axes)
     assert all(axes.get_xlabel() or axes.get_shared_x_axes().get_siblings(axes)[1:] for axes in figure.axes)
     return figure

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 
 import pytest
 import torch
+from conftest import drawn
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("ipywidgets")
 nbformat = pytest.importorskip("nbformat")
 
-from matplotlib import pyplot as plt  # noqa: E402
 
 from minimind_core import Hooks, get_lr  # noqa: E402
 from minimind_core.checks import schedule as checks  # noqa: E402
@@ -165,12 +164,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_without_a_warning_and_closed(name):
-    plt.close("all")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = FIGURES[name]()
-        figure.canvas.draw()
-    assert not plt.get_fignums()
+    figure = drawn(FIGURES[name])
     assert any(axes.get_title(loc="left") or axes.get_title() for axes in figure.axes)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from contextlib import nullcontext
 
 import pytest
 import torch
+from conftest import drawn
 
 pytest.importorskip("matplotlib")
 widgets = pytest.importorskip("ipywidgets")
@@ -289,12 +289,8 @@ FIGURES = FIGURES_04 | FIGURES_05
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_without_a_warning_and_closed(name):
-    plt.close("all")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = FIGURES[name]()
-        assert widgets_04.png(figure).startswith(b"\x89PNG")
-    assert not plt.get_fignums()
+    figure = drawn(FIGURES[name])
+    assert widgets_04.png(figure).startswith(b"\x89PNG")
     for axes in figure.axes:
         assert axes.get_title(loc="left") or axes.get_title() or axes.get_ylabel(), "every panel says what it shows"
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import pytest
 import torch
+from conftest import drawn
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("ipywidgets")
 
-from matplotlib import pyplot as plt
 
 from minimind_core import MiniMindLM, ModelConfig, autocast_context, masked_cross_entropy, parameter_count
 from minimind_core.checks import precision as checks
@@ -254,12 +253,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_without_a_warning_and_closed(name):
-    plt.close("all")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = FIGURES[name]()
-        figure.canvas.draw()
-    assert not plt.get_fignums()
+    figure = drawn(FIGURES[name])
     for axes in figure.axes:
         assert axes.get_title(loc="left") or axes.get_title()
         assert axes.get_position().width > 0.2, "the panel collapsed"

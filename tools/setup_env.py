@@ -215,16 +215,17 @@ def tell_of(log: Path, ended: threading.Event, every: float = 15) -> None:
         say(f"{time.monotonic() - start:3.0f} s: {doing[-1] if doing else 'pip begins'}")
 
 
-def pip_install(python: Path, *arguments: str) -> None:
-    """Runs pip, which shows its own progress; says what it spoiled; if it fails, says why and stops."""
+def pip_install(python: Path, *arguments: str, quiet: bool = False) -> None:
+    """Runs pip, which shows its own progress unless `quiet`; says what it spoiled; if it fails, says why and stops."""
     settings = {"PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
     settings.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0")
     log = ROOT / "out" / "setup.log"
     log.parent.mkdir(exist_ok=True)
     log.write_text("")
-    command = [str(python), "-m", "pip", "install", "--log", str(log), *arguments]
+    silence = ["-qq", "--progress-bar", "off"] if quiet else []
+    command = [str(python), "-m", "pip", "install", "--log", str(log), *silence, *arguments]
     ended = threading.Event()
-    if "-qq" in arguments:
+    if quiet:
         threading.Thread(target=tell_of, args=(log, ended), daemon=True).start()
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, stderr=subprocess.PIPE, errors="replace")
     ended.set()
@@ -243,7 +244,7 @@ def fill(choice: dict) -> str:
     if "torch" not in choice and "torch" not in probe(python):  # by itself: pip shows how far this long download is
         pip_install(python, "-c", str(constraints), re.search(r"^torch==\S+", pins, re.MULTILINE)[0])
     say("installing what else is missing, some minutes the first time (out/setup.log has pip's own words)")
-    pip_install(python, "-qq", "--progress-bar", "off", "-c", str(constraints), "-e", ".[test]")
+    pip_install(python, "-c", str(constraints), "-e", ".[test]", quiet=True)
     after = probe(python)
     if "torch" not in after or after["torch"] != choice.get("torch", after["torch"]):
         has = after.get("problem") or f"torch {after['torch']}"

@@ -8,7 +8,8 @@ Each recognises the answers that are usually given first, and says what is wrong
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -225,18 +226,29 @@ def _check_both(answer: Callable, logits: Tensor) -> Verdict | None:
     )
 
 
-def check_perplexity(answer: Callable) -> Verdict:
-    """answer(rows) → perplexity over all tokens; rows is a list of 1-D tensors of nats, of unequal lengths."""
-    rows = [torch.tensor([2.0, 0.5, 1.0, 3.0]), torch.tensor([6.0]), torch.tensor([0.1, 4.0])]
-    found = attempt(answer, [row.clone() for row in rows])
+def _one_number(found: Any) -> float | Verdict:
+    """What an attempt gave as a number, or what is wrong with it."""
     if isinstance(found, Verdict):
         return found
     if isinstance(found, Tensor) and found.numel() != 1:
         return Verdict.wrong(f"one number is needed; yours has shape {tuple(found.shape)}.")
     try:
-        value = float(found)
+        return float(found)
     except (TypeError, ValueError):
         return Verdict.wrong(f"one number is needed, this is a {type(found).__name__}.")
+
+
+def _named(value: float, mistakes: Iterable[tuple[float, str]]) -> Verdict | None:
+    """The first mistake that gives this number, or None."""
+    return next((Verdict.wrong(why) for wrong, why in mistakes if math.isclose(value, wrong, rel_tol=1e-4)), None)
+
+
+def check_perplexity(answer: Callable) -> Verdict:
+    """answer(rows) → perplexity over all tokens; rows is a list of 1-D tensors of nats, of unequal lengths."""
+    rows = [torch.tensor([2.0, 0.5, 1.0, 3.0]), torch.tensor([6.0]), torch.tensor([0.1, 4.0])]
+    value = _one_number(attempt(answer, [row.clone() for row in rows]))
+    if isinstance(value, Verdict):
+        return value
     every = torch.cat(rows)
     mean, by_row = float(every.mean()), torch.stack([row.mean() for row in rows])
     mistakes = (
@@ -259,9 +271,8 @@ def check_perplexity(answer: Callable) -> Verdict:
     )
     if math.isclose(value, math.exp(mean), rel_tol=1e-4):
         return Verdict.right("e to the mean loss over all tokens: among how many equally likely tokens it chooses.")
-    for wrong, why in mistakes:
-        if math.isclose(value, wrong, rel_tol=1e-4):
-            return Verdict.wrong(why)
+    if (known := _named(value, mistakes)) is not None:
+        return known
     return Verdict.wrong(
         f"the mean over all {len(every)} tokens is {mean:.4f} nats, so {math.exp(mean):.3f}; yours is {value:.3f}."
     )
@@ -270,15 +281,9 @@ def check_perplexity(answer: Callable) -> Verdict:
 def check_bits_per_byte(answer: Callable) -> Verdict:
     """answer(losses (T,) in nats, text) → bits per byte of UTF-8, one number."""
     losses, text = torch.tensor([2.0, 0.5, 4.0, 3.5]), "中国 ok"
-    found = attempt(answer, losses.clone(), text)
-    if isinstance(found, Verdict):
-        return found
-    if isinstance(found, Tensor) and found.numel() != 1:
-        return Verdict.wrong(f"one number is needed; yours has shape {tuple(found.shape)}.")
-    try:
-        value = float(found)
-    except (TypeError, ValueError):
-        return Verdict.wrong(f"one number is needed, this is a {type(found).__name__}.")
+    value = _one_number(attempt(answer, losses.clone(), text))
+    if isinstance(value, Verdict):
+        return value
     total, mean, ln2 = float(losses.sum()), float(losses.mean()), math.log(2)
     size = len(text.encode("utf-8"))
     characters = "this divides by characters; a Chinese one is three bytes: len(text.encode())."
@@ -295,9 +300,8 @@ def check_bits_per_byte(answer: Callable) -> Verdict:
     )
     if math.isclose(value, total / ln2 / size, rel_tol=1e-4):
         return Verdict.right("all nats as bits, over all bytes: no token count is left in it, so tokenizers compare.")
-    for wrong, why in mistakes:
-        if math.isclose(value, wrong, rel_tol=1e-4):
-            return Verdict.wrong(why)
+    if (known := _named(value, mistakes)) is not None:
+        return known
     return Verdict.wrong(
         f"the losses sum to {total:g} nats, the text has {size} bytes: {total / ln2 / size:.4f} is wanted, yours is "
         f"{value:.4f}."

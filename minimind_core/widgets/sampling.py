@@ -79,15 +79,20 @@ def _guarded(page: widgets.HTML, work: Callable[[], None]) -> None:
         page.value = f'<div style="background-color:{CARD};color:{RED};padding:8px">{escape(words)}</div>'
 
 
-def sampling_widget(model: MiniMindLM, tokenizer: Tokenizer, prompt: str) -> widgets.VBox:
-    """A prompt and four sliders over the bars of its next token."""
-    text = widgets.Text(
+def _prompt_field(prompt: str) -> widgets.Text:
+    """A line for a prompt, read when Enter is pressed."""
+    return widgets.Text(
         value=prompt,
         description="Prompt",
         continuous_update=False,
         layout=widgets.Layout(width="100%", max_width="760px"),
         style={"description_width": "60px"},
     )
+
+
+def sampling_widget(model: MiniMindLM, tokenizer: Tokenizer, prompt: str) -> widgets.VBox:
+    """A prompt and four sliders over the bars of its next token."""
+    text = _prompt_field(prompt)
     shape = {"style": {"description_width": "130px"}, "layout": widgets.Layout(width="370px")}
     sliders = {
         "temperature": widgets.FloatSlider(1.0, min=0, max=3, step=0.05, description="temperature", **shape),
@@ -141,13 +146,7 @@ def age_html(tokenizer: Tokenizer, prompt: str, age: Age, newest: Age, new_token
 
 def ages_widget(ages: Sequence[Age], tokenizer: Tokenizer, prompt: str) -> widgets.VBox:
     """A prompt and a slider over the ages of a model: its text and its next-token bars as it grows up."""
-    text = widgets.Text(
-        value=prompt,
-        description="Prompt",
-        continuous_update=False,
-        layout=widgets.Layout(width="100%", max_width="760px"),
-        style={"description_width": "60px"},
-    )
+    text = _prompt_field(prompt)
     slider = widgets.SelectionSlider(
         options=[(f"{age.updates:,}", number) for number, age in enumerate(ages)],
         value=len(ages) - 1,
