@@ -32,8 +32,10 @@ _HOME = {
     "generation": "generate stream continue_text encode_prompt next_token_logits",
     "evaluation": "held_out_loss HeldOut fit_bigram bigram_rows bigram_baseline token_losses recalled",
     "tracking": "read_metrics",
-    "preflight": "estimate machine_report",
-    "runs": "list_runs run_of start_run attach",
+    "preflight": "estimate",
+    "doctor": "examine Finding",
+    "runs": "list_runs run_of start_run begin_or_attach resume_run stop_run kill_run wait_for attach",
+    "run_status": "status_of RunStatus",
     "quick": "quick_model QuickModel",
     "eval_model": "PROMPTS PROMPT_SUBJECTS",
 }

@@ -87,6 +87,16 @@ class RunPlan:
             "encoding": ENCODING_FORMAT,
         }
 
+    def flags(self) -> dict[str, Any]:
+        """Flags of train_pretrain that plan the same run, whatever folder, profile or corpus is the usual one then."""
+        places = {"data_path": self.train.data_path, "valid_path": self.train.valid_path}
+        if self.train.tokenizer and Path(self.train.tokenizer).exists():
+            places["tokenizer"] = self.train.tokenizer
+        absolute = {name: str(Path(path).resolve()) for name, path in places.items() if path}
+        settings = self.model.to_dict() | self.train.to_dict() | absolute
+        settings["out_dir"] = str(self.weights.resolve().parent)
+        return {name: value for name, value in settings.items() if value is not None}
+
     @property
     def held_out_sha256(self) -> str | None:
         """A sum over the file of the held-out rows, if there are any."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import dataclass
 
@@ -19,10 +18,9 @@ from .errors import TrainingError
 from .fitting import fitted
 from .model import MiniMindLM
 from .optim import build_optimizer
-from .paths import dataset_dir, out_dir, shown
 from .plan import RunPlan, plan_run, smaller_pieces
-from .precision import autocast_context, describe_device, make_scaler, pick_device, pick_dtype
-from .storage import SHARED_MEMORY, disk_needed, free_bytes
+from .precision import autocast_context, make_scaler
+from .storage import disk_needed, free_bytes
 from .training import Hooks, train_epoch
 
 SLOW_RUN_HOURS = 6.0
@@ -52,11 +50,11 @@ class Estimate:
 
 
 def spoken_time(seconds: float) -> str:
-    """12 s, 3.4 min, 5.1 h or 2.0 days."""
+    """0.2 s, 12 s, 3.4 min, 5.1 h or 2.0 days."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds:.0f} s" if seconds >= 1.5 else f"{seconds:.1f} s"
 
 
 def estimate(plan: RunPlan, steps: int = 3) -> Estimate:
@@ -148,31 +146,16 @@ def training_memory(model: ModelConfig, parameters: int, batch_size: int, dtype:
     return 2**29 + 16 * parameters + copies + tokens * per_token
 
 
-def machine_report() -> list[str]:
-    """Lines that say what this machine offers: Python, torch, device, bfloat16, memory, disk."""
-    device = pick_device()
-    lines = [
-        f"Python {platform.python_version()} on {platform.system()} ({platform.machine()})",
-        f"torch {torch.__version__}",
-        f"device: {describe_device(device)}",
-        f"numbers: {pick_dtype('auto', device)[1]}",
-        f"memory: {psutil.virtual_memory().available / 2**30:.1f} GiB free of "
-        f"{psutil.virtual_memory().total / 2**30:.1f}",
-    ]
-    for name, folder in (("dataset", dataset_dir()), ("out", out_dir())):
-        lines.append(f"disk for {name} ({shown(folder)}): {free_bytes(folder) / 1e9:.1f} GB free")
-    if SHARED_MEMORY.is_dir():
-        lines.append(f"{SHARED_MEMORY}: {free_bytes(SHARED_MEMORY) / 1e9:.1f} GB free")
-    return lines
-
-
 @friendly
 def main(argv: list[str] | None = None) -> int:
-    """Print the machine's report and the estimate for a run with the given flags (those of train_pretrain)."""
+    """Print what this machine offers and the estimate for a run with the given flags (those of train_pretrain)."""
+    from .doctor import examine  # loads matplotlib
+
     given = parse_flags(
         argv, "python -m minimind_core.preflight", "Says what this machine is and what a run would need."
     )
-    print("\n".join(machine_report()))
+    print("\n".join(map(str, examine())))
+    print()
     plan = fitted(plan_run(**given))
     print("\n".join(plan.notes))
     needs = estimate(plan)

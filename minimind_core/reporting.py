@@ -10,6 +10,9 @@ from typing import Any
 
 from .clock import peak_memory_mib
 from .evaluation import held_out_loss
+from .generation import continue_text, encode_prompt
+
+PROMPT, PROMPT_TOKENS = "世界上最高的山峰是", 32  # continued at each look at the held-out rows, greedily
 
 
 def metrics_row(run: Any, epoch: int, loss: float) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def metrics_row(run: Any, epoch: int, loss: float) -> dict[str, Any]:
 
 
 def judge(run: Any) -> None:
-    """Held-out loss now; on the main process alone, and left out of the run's clock."""
+    """Held-out loss and a sample of text now; on the main process alone, and left out of the run's clock."""
     plan = run.plan
     if plan.held_out is None or not run.world.is_main:
         return
@@ -43,6 +46,7 @@ def judge(run: Any) -> None:
         "perplexity": run.last_held_out.perplexity,
         "bits_per_byte": run.last_held_out.bits_per_byte,
         "tokens": run.tokens,
+        "sample": [PROMPT, sample_text(run)],
     }
     if run.best is None or run.last_held_out.loss < run.best[0]:
         run.best = (run.last_held_out.loss, run.step)
@@ -53,6 +57,14 @@ def judge(run: Any) -> None:
     if run.on_held_out:
         run.on_held_out(row)
     run.clock.pause(time.perf_counter() - paused)
+
+
+def sample_text(run: Any) -> str:
+    """What the model says now to PROMPT, greedily; never past the length that it is trained with."""
+    room = run.plan.model.max_seq_len - encode_prompt(run.plan.tokenizer, PROMPT).shape[1]
+    if room < 1:
+        return ""  # a longer text would need longer tables of angles, for which a compiled model is compiled anew
+    return continue_text(run.model, run.plan.tokenizer, PROMPT, temperature=0, max_new_tokens=min(PROMPT_TOKENS, room))
 
 
 def log_line(run: Any, epoch: int, step: int, micro_loss: float) -> None:

@@ -6,6 +6,7 @@ way is moved aside, never overwritten.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -20,12 +21,15 @@ from tqdm import tqdm
 
 from . import checkpoint, run_state
 from .errors import CourseError, StorageError
-from .files import sweep
+from .files import atomic_write, sweep
 from .paths import shown, writing
-from .run_lock import refuse_if_held, run_lock
+from .run_lock import refuse_if_held, run_lock, stop_file
 from .storage import Keeping, choose_keeping, existing_parent
 from .tracking import MetricsLog, read_metrics
 from .wandb_mirror import WandbMirror
+
+STARTED = "started.json"
+CLOCKS_DIFFER = 1.0  # seconds between a file's time and this process's clock
 
 
 class RunFiles:
@@ -37,6 +41,8 @@ class RunFiles:
         self.keeping = Keeping()
         self.metrics: MetricsLog | None = None
         self.wandb: WandbMirror | None = None
+        self.born = time.time()  # a wish to stop that is older was meant for another run
+        self._looks_again = 0.0
 
     def check(self, parameters: int, goes_on: bool) -> None:
         """Raise before anything is computed: another process trains this run, no room, or nothing can be written.
@@ -95,6 +101,26 @@ class RunFiles:
         if missing:
             self.say(f"{shown(self.metrics.path)} lacks {missing} of the {resumed_step} updates before this one.")
 
+    def note_start(self, flags: dict[str, Any], updates: int) -> None:
+        """Write down what the run was started with: enough to resume it, and to know its length, before any save."""
+        if self.active:
+            with writing(self.folder):
+                text = json.dumps({"flags": flags, "updates": updates}, ensure_ascii=False, indent=1)
+                atomic_write(self.folder / STARTED, text.encode("utf-8"))
+
+    def wants_stop(self) -> bool:
+        """Whether somebody asked this run to stop, by a file (run_lock.py), since it began; looked up once a second."""
+        if not self.active or time.monotonic() < self._looks_again:
+            return False
+        self._looks_again = time.monotonic() + 1
+        wish = stop_file(self.folder)
+        try:
+            asked = wish.stat().st_mtime >= self.born - CLOCKS_DIFFER
+            wish.unlink()
+        except OSError:
+            return False
+        return asked
+
     def lacks_look(self, step: int) -> bool:
         """Whether the held-out loss of that update is not in the metrics; other processes keep none."""
         if not self.active:
@@ -114,7 +140,8 @@ class RunFiles:
         if self.metrics is not None:
             self.metrics.write(**row)
             if self.wandb is not None:
-                self.wandb.write(**row)
+                said = {"sample": "".join(row["sample"])} if "sample" in row else {}
+                self.wandb.write(**(row | said))
 
     def save(self, model: nn.Module, facts: dict[str, Any], step: int, state: dict[str, Any]) -> bool:
         """Weights, facts and the state to resume from; False when the disk refused.

@@ -63,6 +63,12 @@ def lock_holder(folder: str | Path) -> str | None:
         return None
 
 
+def stop_file(folder: str | Path) -> Path:
+    """A file whose presence asks the run of this folder to stop; it works on every system, and between containers."""
+    folder = Path(folder)
+    return folder.parent / f".{folder.name}.stop"
+
+
 def _lock_file(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.lock"
 

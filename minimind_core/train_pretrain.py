@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
 from .cli import friendly, parse_flags
@@ -16,6 +17,7 @@ from .cli import friendly, parse_flags
 @friendly
 def main(argv: list[str] | None = None) -> int:
     """Plan, say what will happen, train, say where the weights are."""
+    began = time.time()
     given = parse_flags(
         argv,
         "python -m minimind_core.train_pretrain",
@@ -26,10 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     from .precision import run_device
 
     with join_world(run_device(given.get("device", "auto"))[0].type) as world:
-        return _run(given, world)
+        return _run(given, world, began)
 
 
-def _run(given: dict[str, Any], world) -> int:
+def _run(given: dict[str, Any], world, began: float) -> int:
     from .fitting import fitted
     from .plan import plan_run
     from .preflight import estimate, warnings_for
@@ -59,7 +61,9 @@ def _run(given: dict[str, Any], world) -> int:
         say(f"This run: {needs}.")
         for warning in warnings_for(plan, needs):
             say(warning)
-    result = Trainer(plan, world=world, say=say, bar=world.is_main and bool(sys.stderr and sys.stderr.isatty())).fit()
+    trainer = Trainer(plan, world=world, say=say, bar=world.is_main and bool(sys.stderr and sys.stderr.isatty()))
+    trainer.files.born = began  # who asks to stop while the corpus is being encoded is heard as well
+    result = trainer.fit()
     if result.held_out is not None:
         say(f"Held out: {result.held_out}; lowest {result.best_held_out:.3f} after update {result.best_step}.")
     say(f"Weights: {os.path.relpath(result.weights)}")

@@ -230,6 +230,8 @@ class Trainer(Hooks):
         self._window.append((ce, aux_loss, tokens))
         self.clock.tick()
         self.progress.step()
+        if self.files.wants_stop():
+            self.stop()
         if step % self.plan.train.log_interval == 0 and not self.closes_window(step):
             reporting.log_line(self, epoch, step, float(self.world.total(ce + aux_loss)))
 
@@ -347,6 +349,7 @@ class Trainer(Hooks):
 
     def _open_files(self, resumed: bool) -> None:
         self.files.open(self.step if resumed else None)
+        self.files.note_start(self.plan.flags(), self.plan.updates)
         if self.plan.train.use_wandb:
             config = {"model": self.plan.model.to_dict(), "train": self.plan.train.to_dict()}
             self.files.mirror_to_wandb(self.plan.train.wandb_project, config, resumed)

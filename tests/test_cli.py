@@ -26,6 +26,7 @@ from minimind_core import (
     save_tokenizer,
     save_weights,
     start_run,
+    wait_for,
 )
 from minimind_core import eval_model as evaluating
 from minimind_core import preflight as looking
@@ -35,6 +36,7 @@ from minimind_core.cli import friendly, parse_flags
 from minimind_core.paths import PROJECT
 from minimind_core.preflight import spoken_time
 from minimind_core.run_lock import run_lock
+from minimind_core.run_status import log_file
 
 SEEDS_FLAGS = """
     out_dir epochs batch_size learning_rate device dtype use_wandb wandb_project num_workers accumulation_steps
@@ -424,11 +426,10 @@ def test_the_end_of_input_ends_the_questions_quietly(trained, monkeypatch, answe
 
 def test_a_run_in_its_own_process_can_be_watched_and_its_model_continued(bench, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    names = [word.removeprefix("--") for word in tiny_flags(bench, "out")[::2]]
-    flags = dict(zip(names, tiny_flags(bench, "out")[1::2], strict=True))
-    process = start_run(**flags, recipe="seed", epochs=2)
-    assert process.wait(timeout=900) == 0, (bench.folder / "out" / "start.log").read_text(encoding="utf-8")
-    said = (bench.folder / "out" / "start.log").read_text(encoding="utf-8")
+    plan = bench.plan("out", recipe="seed", epochs=2)
+    start_run(plan)
+    assert wait_for(plan.weights, every=0.1).state == "complete"
+    said = log_file(plan.weights).read_text(encoding="utf-8")
     assert "Epoch:[2/2](6/7)" in said and "Weights: " in said and "Warning" not in said
     run = list_runs(bench.folder / "out")[0]
     assert run.facts["complete"] and not run.is_alive()

@@ -178,7 +178,7 @@ def test_held_out_losses_are_lines_of_their_own(finished, recipe, use_moe):
     updates = run.trainer.plan.updates
     assert [row["step"] for row in run.looks] == sorted({*range(0, updates + 1, 2), updates})
     for row in run.looks:
-        assert set(row) == {"step", "held_out_loss", "perplexity", "bits_per_byte", "tokens"}
+        assert set(row) == {"step", "held_out_loss", "perplexity", "bits_per_byte", "tokens", "sample"}
         assert row["perplexity"] == pytest.approx(math.exp(row["held_out_loss"]))
     assert run.looks[-1]["held_out_loss"] < run.looks[0]["held_out_loss"]
     model, tokenizer, _ = load_run(run.result.weights)
@@ -288,7 +288,7 @@ def test_nothing_unfinished_is_left_in_a_runs_folder(finished):
     run = finished("fast")
     names = {p.name for p in run.folder.iterdir()}
     state = f"state-{run.trainer.plan.updates:08d}.pt"
-    assert names == {"config.json", "tokenizer.json", "metrics.jsonl", "train.log", "snapshots", state}
+    assert names == {"config.json", "started.json", "tokenizer.json", "metrics.jsonl", "train.log", "snapshots", state}
     assert {p.name for p in run.result.weights.parent.iterdir()} == {
         "pretrain_16.pth",
         "pretrain_16",

@@ -1,0 +1,213 @@
+"""How a run stands, from its files alone: going, stopped, complete, or dead and why; what it has reached, what is left.
+
+So it does not matter who started it, or whether that process is still there. Taught in notebook 06. Left out: starting
+and stopping runs (runs.py), and pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from .checkpoint import read_facts, run_folder
+from .errors import CheckpointError
+from .paths import shown
+from .preflight import spoken_time
+from .run_files import STARTED
+from .run_lock import lock_holder
+from .supervisor import LastStart, in_words, last_start
+from .tracking import read_metrics
+
+STATES = {
+    "none": "not started",
+    "starting": "starting",
+    "running": "running",
+    "stopped": "stopped",
+    "complete": "complete",
+    "dead": "died",
+}
+INTERRUPTED = 130  # the status of a run that was asked to stop
+OUT_OF_SIGHT = 5.0  # seconds by which a process's start may differ from what its log says
+WINDOW = 50  # updates that speed and time left are taken from
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run at one moment. `state` is one of STATES; `why` says how it ended, where it did not end well."""
+
+    weights: Path
+    state: str
+    why: str = ""
+    updates: int | None = None  # of the whole run; None before it is known
+    rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    started: dict[str, Any] = field(default_factory=dict, repr=False)  # flags that start the same run, and its length
+
+    @property
+    def is_going(self) -> bool:
+        """Whether a process is at work on it."""
+        return self.state in ("starting", "running")
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The metrics line of the last update; empty before the first."""
+        return next((row for row in reversed(self.rows) if "loss" in row), {})
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """The line of the last look at the held-out rows; empty before the first."""
+        return next((row for row in reversed(self.rows) if "held_out_loss" in row), {})
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return self.last.get("step", 0)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far; looks and saves are not counted."""
+        return self.last.get("time", 0.0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds of training that are left at the pace of the last updates; None where that is not known."""
+        recent = [row for row in self.rows if "loss" in row][-WINDOW:]
+        if not self.updates or len(recent) < 2:
+            return None
+        pace = (recent[-1]["time"] - recent[0]["time"]) / (recent[-1]["step"] - recent[0]["step"])
+        return max(0.0, pace * (self.updates - self.step))
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Median speed of the last updates."""
+        recent = sorted(row["tokens_per_s"] for row in self.rows[-WINDOW:] if "tokens_per_s" in row)
+        return recent[len(recent) // 2] if recent else math.nan
+
+    def samples(self, most: int = 5) -> list[tuple[int, str, str]]:
+        """Update, prompt and continuation of the last looks, oldest first; the text is untrusted."""
+        found = [(row["step"], *row["sample"]) for row in self.rows if len(row.get("sample") or ()) == 2]
+        return found[-most:]
+
+    def line(self, price_per_hour: float = 0.0) -> str:
+        """All of it in a line of text."""
+        words = [STATES[self.state] + (f": {self.why}" if self.why else "")]
+        last = self.last
+        if last:
+            words.append(f"update {last['step']:,}" + (f" of {self.updates:,}" if self.updates else ""))
+            words.append(f"loss {last['loss']:.3f}")
+            if last.get("aux_loss"):
+                words.append(f"{last['ce']:.3f} of it cross-entropy")
+            if self.look:
+                words.append(f"held out {self.look['held_out_loss']:.3f}")
+            words.append(f"lr {last['lr']:.2e}")
+            words.append(f"gradient norm {last['grad_norm']:.2f}")
+            words.append(f"{self.tokens_per_s:,.0f} tokens/s")
+            words.append(f"{last['memory']:,} MiB")
+            words.append(f"{spoken_time(self.seconds)} of training")
+            if self.is_going and self.seconds_left is not None:
+                words.append(f"{spoken_time(self.seconds_left)} left")
+            if price_per_hour:
+                words.append(f"cost so far {self.seconds / 3600 * price_per_hour:.2f}")
+        return " · ".join(words)
+
+
+def status_of(weights: str | Path) -> RunStatus:
+    """How the run of a weights file stands. Never raises for what a run may leave behind; `why` then says it."""
+    weights = Path(weights)
+    folder = run_folder(weights)
+    began = last_start(log_file(weights))
+    started, broken = _started(folder), ""
+    try:
+        rows, facts = read_metrics(folder / "metrics.jsonl"), read_facts(weights) or {}
+    except CheckpointError as error:
+        rows, facts, broken = [], {}, str(error)
+    updates = started.get("updates") or facts.get("updates")
+    complete = bool(facts.get("complete")) and (not updates or facts.get("step", 0) >= updates)
+    state, why = "none", ""
+    if lock_holder(folder) is not None:
+        state, why = "running", broken
+    elif began and began.status is None and _is_process(began):
+        state = "starting"
+    elif broken:
+        state, why = "dead", broken
+    elif complete and not (began and began.status not in (0, None)):
+        state = "complete"
+    elif _was_asked(folder, began):
+        state = "stopped"
+    elif rows or began:
+        state, why = "dead", _reason(weights, began, rows)
+    return RunStatus(weights, state, why, updates, rows, started)
+
+
+def log_file(weights: str | Path) -> Path:
+    """Where a run in a process of its own writes what it says: out/pretrain_512.log. It outlives the run's folder."""
+    return Path(weights).with_suffix(".log")
+
+
+def log_tail(weights: str | Path, lines: int = 8) -> list[str]:
+    """The last lines of what a run said: of train.log, or before there is one, of its process; untrusted text."""
+    with suppress(OSError):
+        text = (run_folder(weights) / "train.log").read_text(encoding="utf-8", errors="replace")
+        if text.strip():
+            return text.rstrip().split("\n")[-lines:]
+    began = last_start(log_file(weights))
+    return began.said.rstrip().split("\n")[-lines:] if began and began.said.strip() else []
+
+
+def _started(folder: Path) -> dict[str, Any]:
+    """What a run wrote down when it began: `flags` and `updates`; nothing where that is missing or broken."""
+    with suppress(OSError, ValueError):
+        found = json.loads((folder / STARTED).read_text(encoding="utf-8"))
+        if isinstance(found, dict) and isinstance(found.get("flags"), dict) and isinstance(found.get("updates"), int):
+            return found
+    return {}
+
+
+def _is_process(began: LastStart) -> bool:
+    """Whether the process that a log tells of lives, and is not another that got its number since."""
+    with suppress(psutil.Error):
+        process = psutil.Process(began.pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - began.began) < OUT_OF_SIGHT
+    return False
+
+
+def _was_asked(folder: Path, began: LastStart | None) -> bool:
+    if began is not None and began.status is not None:
+        return began.status == INTERRUPTED
+    with suppress(OSError):
+        said = (folder / "train.log").read_text(encoding="utf-8", errors="replace").rstrip().split("\n")
+        return said[-1].startswith("Stopped after update")
+    return False
+
+
+def _reason(weights: Path, began: LastStart | None, rows: list[dict[str, Any]]) -> str:
+    """Why a run that nobody asked to stop is gone, as far as files tell."""
+    if began is not None and began.status is not None and began.status >= 0:
+        said = [line for line in began.said.split("\n") if line.strip()]
+        errors = [line for line in said if line.startswith("error: ")]
+        nothing = f"it ended with {in_words(began.status)} and said nothing"
+        return (errors or said or [nothing])[-1].removeprefix("error: ")
+    where = f"the whole log is {shown(log_file(weights))}"
+    if began is not None and began.status is not None:
+        killed = in_words(began.status)
+        why = f"it was ended from outside ({killed})"
+        if began.status == -getattr(signal, "SIGKILL", 9):
+            held = max((row.get("memory") or 0 for row in rows), default=0)
+            there = psutil.virtual_memory().total / 2**20
+            guess = "most likely for want of memory" if held > there / 2 else "by a person, or by the system for memory"
+            why += f", {guess}: it held {held:,.0f} MiB, this machine has {there:,.0f}"
+        elif began.status == -getattr(signal, "SIGBUS", 7):
+            why += ", mostly since /dev/shm or the disk is full"
+        return f"{why}; {where}"
+    with suppress(OSError, psutil.Error):
+        files = (run_folder(weights) / "metrics.jsonl", log_file(weights))
+        last_sign = max(path.stat().st_mtime for path in files if path.exists())
+        if psutil.Process(1).create_time() > last_sign:
+            return "the machine or container was started anew since its last sign of life"
+    return "it ended without a word: killed, or its machine went away"

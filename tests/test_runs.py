@@ -1,0 +1,359 @@
+"""Runs that outlive the page: started, refused twice, stopped, killed, resumed, and known by their files alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import psutil
+import pytest
+import torch
+
+from minimind_core import runs, supervisor
+from minimind_core.errors import CheckpointError, TrainingError
+from minimind_core.plan import plan_run
+from minimind_core.run_lock import run_lock, stop_file
+from minimind_core.run_status import STATES, RunStatus, log_file, log_tail, status_of
+from minimind_core.runs import all_runs, begin_or_attach, kill_run, resume_run, start_run, stop_run, wait_for
+from minimind_core.supervisor import last_start
+from minimind_core.tracking import read_metrics
+
+VARIES = ("time", "tokens_per_s", "memory")
+LONG = {"epochs": 150, "recipe": "seed", "log_interval": 500, "seed": 3}  # some seconds
+
+
+def steady(rows):
+    """Metrics lines without what differs between equal runs."""
+    return [{name: value for name, value in row.items() if name not in VARIES} for row in rows]
+
+
+def until(condition, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_a_run_of_its_own_is_stopped_killed_resumed_and_ends_as_one_that_was_left_alone(bench, one_thread):
+    plan = bench.plan("out", **LONG)
+    weights = plan.weights
+    assert status_of(weights).state == "none"
+    started = start_run(plan)
+    assert started.weights == weights and status_of(weights).is_going
+    with pytest.raises(TrainingError, match="is being trained already"):
+        start_run(plan)
+    assert begin_or_attach(plan) is False
+    until(lambda: status_of(weights).step >= 5)
+    status = status_of(weights)
+    assert status.state == "running" and status.updates == plan.updates and status.seconds_left > 0
+    with pytest.raises(TrainingError, match=r"another run \(--seed 3"):
+        begin_or_attach(bench.plan("out", **(LONG | {"seed": 4})))
+
+    stop_run(weights)
+    stopped = wait_for(weights, every=0.1)
+    assert stopped.state == "stopped" and 5 <= stopped.step < plan.updates
+    assert last_start(log_file(weights)).status == 130 and not stop_file(plan.weights.with_suffix("")).exists()
+    with pytest.raises(TrainingError, match="nothing to stop"):
+        stop_run(weights)
+
+    resume_run(weights)
+    until(lambda: status_of(weights).step > stopped.step + 5)
+    assert kill_run(weights)
+    dead = status_of(weights)
+    assert dead.state == "dead" and "SIGKILL" in dead.why and "for memory: it held" in dead.why
+    with pytest.raises(TrainingError, match="the run died: it was ended from outside"):
+        wait_for(weights)
+    assert not kill_run(weights)
+
+    assert begin_or_attach(plan) is True
+    done = wait_for(weights, every=0.1)
+    assert done.state == "complete" and done.step == plan.updates
+    undisturbed = bench.trainer("other", **LONG)
+    undisturbed.fit()
+    assert steady(done.rows) == steady(read_metrics(undisturbed.folder / "metrics.jsonl"))
+    ours, theirs = (torch.load(path) for path in (weights, undisturbed.plan.weights))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert done.samples() and all(prompt == "世界上最高的山峰是" for _, prompt, _ in done.samples())
+    said = log_file(weights).read_text(encoding="utf-8")
+    assert said.count("== began") == 3 and said.count("== ended") == 3 and "Traceback" not in said
+
+
+def test_of_two_processes_on_one_run_the_second_is_refused_and_the_first_goes_on(bench, one_thread):
+    plan = bench.plan("out", **LONG)
+    start_run(plan)
+    until(lambda: status_of(plan.weights).step >= 1)
+    words = [f"--{name}={value}" for name, value in plan.flags().items()]
+    second = subprocess.run(
+        [sys.executable, "-m", "minimind_core.supervisor", str(log_file(plan.weights)), sys.executable, "-m",
+         "minimind_core.train_pretrain", *words],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert second.returncode == 2
+    assert "is being trained by another process" in log_file(plan.weights).read_text(encoding="utf-8")
+    status = status_of(plan.weights)
+    assert status.state == "running" and last_start(log_file(plan.weights)).status is None
+    assert kill_run(plan.weights)
+    assert "SIGKILL" in status_of(plan.weights).why, "the end of the first, not of the one that was refused"
+
+
+def test_a_run_that_fails_says_why(bench, one_thread):
+    plan = bench.plan("out", epochs=1)
+    flags = plan.flags()
+    runs._launch(plan.weights, flags | {"data_path": str(bench.folder / "gone.jsonl")})
+    with pytest.raises(TrainingError, match=r"the run died: .*gone\.jsonl"):
+        wait_for(plan.weights, every=0.1)
+    assert status_of(plan.weights).state == "dead" and log_tail(plan.weights)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"recipe": "seed", "epochs": 3},
+        {"use_moe": True, "n_shared_experts": 0, "norm_topk_prob": False},
+        {"max_steps": 5, "warmup_iters": 2, "grad_clip": 0.5, "dropout": 0.1},
+        {"tokenizer": None, "valid_path": None},
+        {"dim": 32, "hidden_dim": 48, "rope_theta": 5e4, "learning_rate": 1.2345678901234567e-3},
+    ],
+)
+def test_the_flags_of_a_plan_plan_the_same_run(bench, change, monkeypatch, tmp_path):
+    from minimind_core.cli import parse_flags
+
+    plan = bench.plan("out", **change)
+    words = [word for name, value in plan.flags().items() for word in (f"--{name}", str(value))]
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setenv("MINIMIND_OUT", str(tmp_path / "elsewhere"))
+    again = plan_run(**parse_flags(words, "train", "train"))
+    assert again.identity() == plan.identity() and again.weights == plan.weights.resolve()
+    assert again.held_out_sha256 == plan.held_out_sha256 and again.updates == plan.updates
+
+
+def test_the_flags_of_a_profile_and_of_relative_paths_plan_the_same_run(bench, monkeypatch):
+    from minimind_core.cli import parse_flags
+
+    monkeypatch.chdir(bench.folder)
+    plan = plan_run(profile="laptop", device="cpu", data_path="corpus.jsonl", out_dir="out", max_steps=3)
+    words = [word for name, value in plan.flags().items() for word in (f"--{name}", str(value))]
+    monkeypatch.chdir(bench.folder.parent)
+    assert plan_run(**parse_flags(words, "train", "train")).identity() == plan.identity()
+
+
+# --- a wish to stop ---------------------------------------------------------------------------------------------------
+
+
+def test_a_wish_to_stop_is_heard_once_and_an_older_one_is_not(bench):
+    said: list[str] = []
+    trainer = bench.trainer("out", said, epochs=50)
+    wish = stop_file(trainer.folder)
+    wish.parent.mkdir(parents=True)
+    wish.touch()
+    os.utime(wish, (time.time() - 60, time.time() - 60))
+    trainer.on_update = lambda row: (
+        (wish.touch(), setattr(trainer.files, "_looks_again", 0)) if row["step"] == 3 else None
+    )
+    result = trainer.fit()
+    assert result.step in (3, 4) and not result.complete and not wish.exists()
+    assert trainer.fit().complete, "it was heard once"
+
+
+def test_what_a_run_was_started_with_stands_in_its_folder(bench):
+    plan = bench.plan("out", max_steps=2)
+    trainer = bench.trainer("out", max_steps=2)
+    trainer.fit()
+    started = json.loads((trainer.folder / "started.json").read_text(encoding="utf-8"))
+    assert started == {"flags": plan.flags(), "updates": 2}
+    (trainer.folder / "started.json").unlink()
+    with pytest.raises(CheckpointError, match=r"started\.json is missing"):
+        resume_run(plan.weights)
+
+
+# --- status -----------------------------------------------------------------------------------------------------------
+
+
+def row(step, **more):
+    return {"step": step, "loss": 8.0 / step, "ce": 7.0 / step, "aux_loss": 1.0 / step, "lr": 1e-3, "grad_norm": 1.0,
+            "tokens_per_s": 100.0 * step, "memory": 300, "tokens": 100 * step, "time": 2.0 * step, **more}  # fmt: skip
+
+
+def test_a_status_says_what_is_reached_what_is_left_and_what_it_costs():
+    rows = [row(1), row(2), {"step": 2, "held_out_loss": 5.0, "sample": ["山", "是"]}, row(3)]
+    status = RunStatus("out/pretrain_8.pth", "running", updates=10, rows=rows)
+    assert status.step == 3 and status.seconds == 6 and status.seconds_left == pytest.approx(14)
+    assert status.tokens_per_s == 200 and status.look["held_out_loss"] == 5 and status.samples() == [(2, "山", "是")]
+    line = status.line(price_per_hour=600)
+    for words in (
+        "running",
+        "update 3 of 10",
+        "loss 2.667",
+        "held out 5.000",
+        "300 MiB",
+        "14 s left",
+        "cost so far 1.00",
+    ):
+        assert words in line, words
+    empty = RunStatus("out/pretrain_8.pth", "none")
+    assert empty.seconds_left is None and empty.line() == "not started" and empty.samples() == []
+    assert set(STATES) == {"none", "starting", "running", "stopped", "complete", "dead"}
+
+
+def write_metrics(weights, rows):
+    folder = weights.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line) + "\n" for line in rows)
+    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_a_run_from_a_terminal_is_running_while_its_lock_is_held_and_dead_afterwards(tmp_path):
+    weights = tmp_path / "pretrain_8.pth"
+    folder = write_metrics(weights, [row(1)])
+    with run_lock(folder):
+        assert status_of(weights).state == "running"
+    status = status_of(weights)
+    assert status.state == "dead" and "without a word" in status.why
+    (folder / "train.log").write_text(
+        "Epoch …\nStopped after update 1 of 5, loss 8.000; weights in x.\n", encoding="utf-8"
+    )
+    assert status_of(weights).state == "stopped" and log_tail(weights, 1)[0].startswith("Stopped")
+
+
+def test_a_machine_that_was_started_anew_since_is_named(tmp_path):
+    weights = tmp_path / "pretrain_8.pth"
+    folder = write_metrics(weights, [row(1)])
+    long_ago = psutil.Process(1).create_time() - 100
+    os.utime(folder / "metrics.jsonl", (long_ago, long_ago))
+    assert "started anew" in status_of(weights).why
+
+
+@pytest.mark.parametrize("damage", ["no metrics\n", '{"step": "one"}\n{}\n'])
+def test_damaged_files_are_said_and_stop_nothing(tmp_path, damage):
+    weights = tmp_path / "pretrain_8.pth"
+    folder = write_metrics(weights, [])
+    (folder / "metrics.jsonl").write_text(damage + damage, encoding="utf-8")
+    (folder / "started.json").write_text("{", encoding="utf-8")
+    status = status_of(weights)
+    assert status.state == "dead" and "metrics.jsonl" in status.why and status.started == {}
+    with run_lock(folder):
+        assert status_of(weights).state == "running"
+
+
+# --- the supervisor ---------------------------------------------------------------------------------------------------
+
+
+def supervised(tmp_path, code):
+    log = tmp_path / "log"
+    status = subprocess.run(
+        [sys.executable, "-m", "minimind_core.supervisor", str(log), sys.executable, "-c", code],
+        timeout=60,
+        check=False,
+    ).returncode
+    return status, last_start(log)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("print('good')", 0), ("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -9)],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="there a process is not ended by signals")
+def test_a_log_says_when_a_process_began_and_how_it_ended(tmp_path, code, status):
+    before = time.time()
+    returned, start = supervised(tmp_path, code)
+    assert start.status == status and (returned == status or status < 0)
+    assert abs(start.began - before) < 30 and ("good" in start.said) == (status == 0)
+    assert supervisor.in_words(status) == ("SIGKILL" if status == -9 else f"status {status}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a process is not ended by signals")
+def test_a_supervisor_that_is_asked_to_end_passes_it_on_and_writes_down_how(tmp_path):
+    log = tmp_path / "log"
+    process = subprocess.Popen([sys.executable, "-m", "minimind_core.supervisor", str(log), "sleep", "60"])
+    until(lambda: last_start(log) is not None)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=30)
+    assert last_start(log).status == -signal.SIGTERM
+
+
+def test_a_command_that_cannot_be_started_is_said(tmp_path):
+    log = tmp_path / "log"
+    assert supervisor.main([str(log), str(tmp_path / "no such program")]) == 2
+    assert "could not be started" in log.read_text(encoding="utf-8") and last_start(log) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "pid", "status", "said"),
+    [
+        ("== began 2026-01-01 00:00:00, process 7: a\nhello\n", 7, None, "hello\n"),
+        (
+            "== began 2026-01-01 00:00:00, process 7: a\nx\n"
+            "== ended 2026-01-01 00:00:09, process 7, status 2, after 9 s\n",
+            7, 2, "x\n",
+        ),
+        (
+            "== began 2026-01-01 00:00:00, process 7: a\n== began 2026-01-01 00:00:01, process 8: a\nerror: taken\n"
+            "== ended 2026-01-01 00:00:02, process 8, status 2, after 1 s\nmore\n",
+            7, None, "error: taken\nmore\n",
+        ),
+        (
+            "== began 2026-01-01 00:00:00, process 7: a\n== ended 2026-01-01 00:00:02, process 7, status 0, after 2 s\n"
+            "== began 2026-01-01 00:00:03, process 7: a\nagain\n",
+            7, None, "again\n",
+        ),
+    ],
+    ids=["going", "ended", "a second one was refused", "a process number twice"],
+)  # fmt: skip
+def test_the_last_start_is_the_one_that_matters(tmp_path, lines, pid, status, said):
+    log = tmp_path / "log"
+    log.write_text(lines, encoding="utf-8")
+    found = last_start(log)
+    assert (found.pid, found.status, found.said) == (pid, status, said)
+    assert last_start(tmp_path / "none") is None
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_were_put_aside_are_found_by_name(bench):
+    bench.trainer("out", max_steps=1).fit()
+    bench.trainer("out", max_steps=2).fit()
+    found = all_runs(bench.folder / "out")
+    names = list(found)
+    assert names[0] == "pretrain_16" and names[1].startswith("pretrain_16, put aside 20") and len(names) == 2
+    assert [found[name].facts["step"] for name in names] == [2, 1]
+
+
+def test_waiting_can_be_interrupted_and_the_run_goes_on(tmp_path, monkeypatch):
+    weights = tmp_path / "pretrain_8.pth"
+    folder = write_metrics(weights, [row(1)])
+
+    def interrupt(status):
+        raise KeyboardInterrupt
+
+    with run_lock(folder):
+        with pytest.raises(TrainingError, match="the run goes on"):
+            wait_for(weights, show=interrupt)
+        assert status_of(weights).state == "running"
+    with suppress(TrainingError):
+        wait_for(weights)
+
+
+@pytest.mark.parametrize(("held", "guess"), [(10, "by a person"), (10**9, "most likely for want of memory")])
+def test_the_reason_of_a_kill_looks_at_the_memory_that_was_held(tmp_path, held, guess):
+    weights = tmp_path / "pretrain_8.pth"
+    write_metrics(weights, [row(1, memory=held)])
+    log_file(weights).write_text(
+        "== began 2026-01-01 00:00:00, process 7: a\n== ended 2026-01-01 00:00:02, process 7, status -9, after 2 s\n",
+        encoding="utf-8",
+    )
+    status = status_of(weights)
+    assert status.state == "dead" and guess in status.why and "SIGKILL" in status.why
