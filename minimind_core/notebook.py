@@ -31,10 +31,21 @@ def setup(number: int, profile: str | None = None, device: str = "auto") -> Prof
     chosen = profile_named(wanted) if wanted else profile_for(where.type)
     torch.manual_seed(SEED)
     use_course_style()
+    _draw_inline()
     short_errors()
     machine = f"{describe_device(where)} · torch {torch.__version__}"
     print(f"Lesson {number}: {lesson.title} · profile {chosen.name} · {machine}")
     return replace(chosen, train=replace(chosen.train, device=str(where)))
+
+
+def _draw_inline() -> None:
+    """Let figures be drawn below their cells, whether or not pyplot is ever imported."""
+    try:
+        shell = get_ipython()
+    except NameError:
+        return
+    if hasattr(shell, "kernel"):
+        shell.enable_matplotlib("inline")
 
 
 def short_errors() -> None:
@@ -52,6 +63,22 @@ def short_errors() -> None:
     shell.set_custom_exc((CourseError,), show)
 
 
+def doctor(network: bool = True) -> None:
+    """Print whether this machine has what the course needs, and try whether this page can show widgets."""
+    import ipywidgets
+    from IPython.display import display
+
+    from .doctor import examine
+
+    findings = examine(network)
+    print("\n".join(map(str, findings)))
+    bad = [finding.name for finding in findings if finding.verdict == "bad"]
+    print(f"\nTo mend first: {', '.join(bad)}." if bad else "\nReady.", WHERE_TO_LOOK)
+    trial = ipywidgets.Valid(value=True, description="widgets", readout="")
+    words = "· widgets: not shown here, or not yet (the kernel is not running); texts and pictures stand in for them"
+    display(trial._repr_mimebundle_() | {"text/plain": words}, raw=True)
+
+
 def as_expected(name: str, value: float, low: float, high: float, otherwise: str = "") -> None:
     """Print a number beside its band and whether it lies in it; `otherwise` says what is likely wrong.
 
@@ -63,4 +90,4 @@ def as_expected(name: str, value: float, low: float, high: float, otherwise: str
     print(f"{name}: {value:.4g}  (expected {low:.4g} to {high:.4g}) → {verdict}")
 
 
-__all__ = ["PROFILES", "SEED", "as_expected", "setup", "short_errors"]
+__all__ = ["PROFILES", "SEED", "as_expected", "doctor", "setup", "short_errors"]

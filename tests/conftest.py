@@ -6,12 +6,14 @@ import on. One torch thread is enough for models of this size and keeps the test
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ os.environ["MINIMIND_DATASET"] = str(_OWN / "dataset")
 for _name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MINIMIND_PROFILE", "WANDB_API_KEY"):
     os.environ.pop(_name, None)
 os.environ["WANDB_MODE"] = "offline"
+os.environ["MINIMIND_OFFLINE"] = "1"
 
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
@@ -193,6 +197,20 @@ def bench(tmp_path: Path, tiny_tokenizer: Tokenizer) -> Bench:
         write_rows(tmp_path / "valid.jsonl", tiny_texts(5, start=100)),
         save_tokenizer(tiny_tokenizer, tmp_path / "tokenizer"),
     )
+
+
+@pytest.fixture(autouse=True)
+def no_run_is_left() -> Iterator[None]:
+    """Runs in processes of their own end with the test that started them, however it ended."""
+    yield
+    if (runs := sys.modules.get("minimind_core.runs")) is None:
+        return
+    for supervisor in runs._STARTED:
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(supervisor.pid).children(recursive=True):
+                process.kill()
+        supervisor.wait(timeout=30)
+    runs._STARTED.clear()
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import nbformat
 import pytest
 from matplotlib import font_manager
 
+from minimind_core import fonts
 from minimind_core.course import as_committed, hidden_problems
 from minimind_core.lessons import LESSONS, places_of, readme_table
 from minimind_core.notebook import as_expected
 from minimind_core.paths import PROJECT
-from minimind_core.plots import style
 
 notebooks = pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
 
@@ -109,6 +109,16 @@ def test_a_notebook_is_of_a_length_to_be_finished_and_asks_before_it_tells(lesso
 
 
 @notebooks
+def test_no_cell_only_defines_something(lesson):
+    """Exercise stubs apart: what a cell makes, it shows."""
+    for cell in read(lesson).cells:
+        if cell.cell_type == "code":
+            last = ast.parse(cell.source).body[-1]
+            stub = isinstance(last, ast.FunctionDef) and last.name.startswith("my_")
+            assert cell.outputs or stub, cell.source
+
+
+@notebooks
 def test_each_picture_has_a_text_beside_it(lesson):
     for cell in read(lesson).cells:
         outputs = cell.get("outputs", [])
@@ -148,13 +158,13 @@ def test_an_error_that_a_widget_swallowed_is_found():
 
 @pytest.mark.parametrize("own", [True, False], ids=["a font of the machine", "the one that a package brings"])
 def test_a_chinese_font_of_one_weight_draws_bold_labels_without_a_warning(monkeypatch, caplog, own):
-    manager, brought = font_manager.fontManager, style.chinese_font.__wrapped__()
+    manager, brought = font_manager.fontManager, fonts.chinese_font.__wrapped__()
     if brought is None:
         pytest.skip("neither the machine nor a package has a Chinese font")
     one = next(font for font in manager.ttflist if font.name == brought and str(font.weight) not in ("bold", "700"))
-    others = [font for font in manager.ttflist if font.name not in style.CHINESE_FONTS]
+    others = [font for font in manager.ttflist if font.name not in fonts.CHINESE_FONTS]
     monkeypatch.setattr(manager, "ttflist", [*others, *([replace(one, name="SimHei", weight=400)] if own else [])])
-    name = style.chinese_font.__wrapped__()
+    name = fonts.chinese_font.__wrapped__()
     assert name == "SimHei" if own else name is not None
     with caplog.at_level("WARNING", logger="matplotlib.font_manager"):
         manager.findfont(font_manager.FontProperties(family=name, weight="bold"))

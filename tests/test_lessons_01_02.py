@@ -647,16 +647,6 @@ def test_row_browser_walks_and_searches(corpus):
     assert number.value == 2 and "stands in 0 of 3" in page.value
 
 
-def test_errors_in_a_widget_are_shown():
-    seen = []
-
-    def fail():
-        raise RuntimeError(NASTY)
-
-    browsing.guarded(seen.append, fail)
-    assert "RuntimeError" in seen[0] and "&lt;img" in seen[0] and "<img" not in seen[0]
-
-
 def test_token_explorer_follows_text_and_tokenizer(tokenizer):
     base = train_tokenizer(["x"], 259)
     explorer = exploring.token_explorer({"bytes": base, "course": tokenizer}, "山")

@@ -66,6 +66,9 @@ RMS_SLIPS = {
     "eps is missing": lambda x, w, eps: rms(x, w, 0.0),
     "inside the square root": lambda x, w, eps: w * x / (x.pow(2).mean(-1, keepdim=True).sqrt() + eps),
     "square root is missing": lambda x, w, eps: w * x / (x.pow(2).mean(-1, keepdim=True) + eps),
+    "you divide by the vector's length": lambda x, w, eps: w * x / x.norm(dim=-1, keepdim=True),
+    "smaller by √D": lambda x, w, eps: w * x / (x.norm(dim=-1, keepdim=True) + eps),
+    "with keepdim=True it stays": lambda x, w, eps: w * x * torch.rsqrt(x.pow(2).mean(-1) + eps),
     "divide by D": lambda x, w, eps: w * x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + eps),
     "each vector alone": lambda x, w, eps: w * x * torch.rsqrt(x.pow(2).mean() + eps),
     "over the tokens": lambda x, w, eps: w * x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + eps),
@@ -111,7 +114,25 @@ def signs(x, cos, sin, first, second):
     return torch.stack((a * cos + first * b * sin, second * a * sin + b * cos), dim=-1).flatten(-2)
 
 
+def rotate_in_place(x, cos, sin, keep=False):
+    a, b, cos, sin = x[..., 0::2], x[..., 1::2], cos[:, None], sin[:, None]
+    a, b = (a.clone(), b.clone()) if keep else (a, b)
+    x[..., 0::2] = a * cos - b * sin
+    x[..., 1::2] = a * sin + b * cos
+    return x
+
+
+def rotate_in_place_from_behind(x, cos, sin):
+    cos, sin = cos[:, None], sin[:, None]
+    x[..., 1::2] = x[..., 0::2] * sin + x[..., 1::2] * cos
+    x[..., 0::2] = x[..., 0::2] * cos - x[..., 1::2] * sin
+    return x
+
+
 ROTARY_SLIPS = {
+    "first elements were overwritten": rotate_in_place,
+    "second elements were overwritten": rotate_in_place_from_behind,
+    "a dimension for the heads": lambda x, cos, sin: x[..., 0::2] * cos,
     "(halves)": rotate_halves,
     "must be neighbours again": rotate_and_leave_apart,
     "turn the other way": lambda x, cos, sin: rotate(x, cos, -sin),
@@ -131,6 +152,7 @@ def test_rotary_slips_are_named(message: str) -> None:
 
 def test_rotary_right_answers_pass() -> None:
     assert check_rotary(rotate) and check_rotary(core.apply_rotary)
+    assert check_rotary(lambda x, cos, sin: rotate_in_place(x, cos, sin, keep=True))
 
 
 def attend(
@@ -188,6 +210,16 @@ def test_a_mask_the_wrong_way_round_is_named() -> None:
         return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
 
     assert "wrong way round" in check_attention(upside_down).message
+
+
+@pytest.mark.parametrize("values_too", [False, True])
+def test_heads_that_are_not_repeated_are_named(values_too: bool) -> None:
+    def answer(q, k, v):
+        k = k.repeat_interleave(2, dim=1) if values_too else k
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+    message = check_attention(answer).message
+    assert "RuntimeError" in message and "its own copy" in message and "repeat_interleave" in message
 
 
 def test_minus_a_billion_hides_as_well_as_minus_infinity() -> None:
@@ -305,7 +337,7 @@ def test_two_balance_slips_at_once_are_both_named_and_the_right_answer_passes() 
 def test_prove_equal_prints_or_stops(capsys) -> None:
     x = torch.randn(2, 3)
     prove_equal("part", x, x + 1e-7)
-    assert "part (2, 3)" in capsys.readouterr().out
+    assert re.fullmatch(r"part \(2, 3\): largest difference \S+ → equal\.\n", capsys.readouterr().out)
     for other in (x + 1e-3, x[:1], x * torch.nan):
         with pytest.raises(AssertionError, match="part"):
             prove_equal("part", x, other)
@@ -543,7 +575,7 @@ def test_costs_are_those_of_the_real_model(changes: dict) -> None:
 
 
 def test_the_costs_viewer_follows_its_controls_and_sets_both_colours() -> None:
-    controls, message, words = model_costs.costs_viewer().children
+    controls, words = model_costs.costs_viewer().children
     dim, _, heads, tokens, moe = controls.children
     assert words.value.count("× 1<") == 7 and "25,829,888" in words.value
     tokens.value = 1024
@@ -552,7 +584,7 @@ def test_the_costs_viewer_follows_its_controls_and_sets_both_colours() -> None:
     assert "95,052,288" in words.value
     for width in range(dim.min, dim.max + 1, dim.step):  # every place of the sliders is a model
         dim.value = width
-        assert message.value == ""
+        assert "25,829,888" in words.value or "this model" in words.value
     for style in re.findall(r'style="([^"]*background[^"]*)"', words.value):
         assert re.search(r"(^|;)color:#", style)
 
@@ -588,32 +620,32 @@ def test_viewers_redraw_once_a_change_and_show_errors(tiny_model, monkeypatch) -
     drawn = []
     real = viewers.plot_attention
     monkeypatch.setattr(viewers, "plot_attention", lambda *inputs: drawn.append(inputs[2:]) or real(*inputs))
-    sliders, message, words, picture = viewers.attention_viewer(maps, labels).children
+    sliders, words, picture = viewers.attention_viewer(maps, labels).children
     layer, head, token = sliders.children
     before = bytes(picture.value)
     layer.value, token.value = 1, 2
     assert drawn == [(0, 0, 4), (1, 0, 4), (1, 0, 2)]
     assert bytes(picture.value) != before and bytes(picture.value).startswith(b"\x89PNG") and "(token 2)" in words.value
-    assert message.value == "" and not plt.get_fignums()
+    assert not plt.get_fignums()
 
     def broken(*inputs):
         raise RuntimeError("no <ink>")
 
     monkeypatch.setattr(viewers, "plot_attention", broken)
     head.value = 1
-    assert "RuntimeError: no &lt;ink&gt;" in message.value
+    assert "RuntimeError: no &lt;ink&gt;" in words.value
 
 
 def test_the_router_viewer_follows_its_sliders(tiny_model) -> None:
     routing = viewers.routing_of(tiny_model(use_moe=True), torch.randint(50, (1, 5)))
-    sliders, message, words = viewers.router_viewer(routing, list("abcde")).children
+    sliders, words = viewers.router_viewer(routing, list("abcde")).children
     layer, choice = sliders.children
     first = words.value
     layer.value = 1
     assert words.value == viewers.routing_words(routing, list("abcde"), 1) != first
     choice.value = 1
     assert words.value == viewers.routing_words(routing, list("abcde"), 1, 1)
-    assert choice.max == 1 and message.value == ""
+    assert choice.max == 1
 
 
 @pytest.mark.parametrize("experts", [1, 4, 9])
@@ -649,9 +681,9 @@ def test_every_picture_is_a_closed_figure(tiny_model, course_style, recwarn) -> 
         look.plot_attention_grid(maps),
         look.plot_attention(maps, labels, 1, 3, token=2),
         look.plot_routing(routing, labels, 0),
-        look.plot_loads({"even": torch.full((4,), 0.25)}, {"even": 0.1}),
         look.plot_load_history({"alpha = 0": torch.full((30, 4), 0.25)}),
         look.plot_cost({"ms": {"dense": 1.0, "experts": 2.0}}),
+        look_inside.plot_one_look(labels[:3], *torch.randn(2, 3), torch.randn(3, 2), torch.randn(2)),
         look_inside.plot_match_by_distance({"a": torch.rand(300)}, torch.randn(2, 300)),
         look_inside.plot_cache_growth({8: 0.02, 2: 0.005}, 50.0, 4096),
         look_inside.plot_gates(torch.randn(5, 8)),
@@ -662,7 +694,7 @@ def test_every_picture_is_a_closed_figure(tiny_model, course_style, recwarn) -> 
         look_inside.plot_kinds({"before": torch.full((2, 4), 0.25), "now": torch.eye(2, 4)}, ["marker", "山"]),
     ]
     for figure in pictures:
-        assert viewers.figure_png(figure).startswith(b"\x89PNG")
+        assert viewers.png(figure).startswith(b"\x89PNG")
         titles = [ax.get_title(loc) for ax in figure.axes for loc in ("left", "center")]
         assert figure.get_suptitle() or any(titles), "a picture has a title"
     assert not plt.get_fignums()

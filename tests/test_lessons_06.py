@@ -17,6 +17,7 @@ from minimind_core.checks.run import (
 )
 from minimind_core.plots import run as run_plots
 from minimind_core.plots.run import LiveCurves, smoothed, training_figure
+from minimind_core.run_status import RunStatus
 
 
 def moments(w, g, m, v, k):
@@ -123,7 +124,16 @@ def test_right_answers_are_right():
 
 
 ROWS = [
-    {"step": s, "loss": 8.0 / s, "lr": 1e-3, "grad_norm": 1.0, "tokens_per_s": 1000.0, "memory": 300, "tokens": 100 * s}
+    {
+        "step": s,
+        "loss": 8.0 / s,
+        "lr": 1e-3,
+        "grad_norm": 1.0,
+        "tokens_per_s": 1000.0,
+        "memory": 300,
+        "tokens": 100 * s,
+        "time": s,
+    }
     for s in range(1, 11)
 ] + [{"step": 10, "held_out_loss": 3.0, "tokens": 1000}]
 
@@ -137,15 +147,6 @@ def test_the_training_figure_shows_the_losses_that_it_was_given():
 
 def test_smoothing_a_constant_gives_the_constant():
     assert smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
-
-
-def test_the_status_line_says_where_the_run_is():
-    curves = LiveCurves(20, every=1e9)
-    curves.shown_at = float("inf")
-    assert curves.status() == "starting"
-    for row in ROWS:
-        (curves.update if "loss" in row else curves.held_out)(row)
-    assert curves.status().startswith("update 10 of 20 · loss 0.800 · held out 3.000 · 1,000 tokens/s")
 
 
 @pytest.mark.parametrize(("drawing_takes", "least", "most"), [(0.01, 40, 80), (1.0, 2, 5)])
@@ -164,15 +165,18 @@ def test_drawing_takes_no_more_than_a_twentieth_of_the_time(monkeypatch, drawing
     monkeypatch.setattr(run_plots.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(run_plots, "training_figure", lambda rows, total, band: "figure")
     monkeypatch.setattr(IPython.display, "display", lambda what, **how: Shown("line" if "raw" in how else "picture"))
-    curves = LiveCurves(80, every=1.0)
+    curves = LiveCurves(every=1.0)
     for step in range(1, 81):
         clock[0] += 1.0
-        curves.update(ROWS[0] | {"step": step})
+        curves(RunStatus("x", "running", updates=80, rows=[ROWS[0] | {"step": step}]))
     assert shown["line"] >= 40, "what costs nothing goes on"
     assert least <= shown["picture"] <= most
     before = shown["picture"]
-    curves.held_out(ROWS[-1] | {"step": 80})
+    curves(RunStatus("x", "complete", updates=80, rows=[ROWS[0] | {"step": 80}]))
     assert shown["picture"] == before + 1, "the end is always drawn"
+    words = LiveCurves(pictures=False)
+    words(RunStatus("x", "complete", rows=ROWS))
+    assert shown["picture"] == before + 1
 
 
 def test_the_band_belongs_to_the_unchanged_laptop_run_on_the_sample_alone(monkeypatch, tmp_path):

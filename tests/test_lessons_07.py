@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from itertools import pairwise
@@ -22,7 +23,9 @@ from minimind_core.tokenizer import pieces
 widgets = pytest.importorskip("ipywidgets")
 
 from minimind_core.widgets import continuation as writing  # noqa: E402
+from minimind_core.widgets import probabilities  # noqa: E402
 from minimind_core.widgets import sampling as bars  # noqa: E402
+from minimind_core.widgets import writer as writer_07  # noqa: E402
 
 NASTY = '<img src=x onerror="alert(1)"> & </div>'
 
@@ -332,7 +335,7 @@ def test_the_slider_of_ages_shows_text_and_bars_and_escapes(pair):
 def test_write_gives_the_text_that_generate_gives(pair):
     model, tokenizer = pair
     settings = {"max_new_tokens": 20, "temperature": 0.8, "seed": 3}
-    steps = list(writing.write(model, tokenizer, PROMPTS[0], **settings))
+    steps = list(writer_07.write(model, tokenizer, PROMPTS[0], **settings))
     ids = list(generate(model, encode_prompt(tokenizer, PROMPTS[0]), stream=True, **settings))
     assert steps[0].tokens == 0 and steps[0].state == "writing"
     assert steps[-1].tokens == len(ids)
@@ -348,7 +351,7 @@ def test_write_says_that_the_model_ended_the_text(pair):
         model.output.weight.zero_()
         model.output.weight[2] = 1.0  # every final vector with a positive sum scores </s> highest, else it's a tie at 0
         model.norm.weight.fill_(1.0)
-    steps = list(writing.write(model, tokenizer, "", max_new_tokens=5, temperature=0.0))
+    steps = list(writer_07.write(model, tokenizer, "", max_new_tokens=5, temperature=0.0))
     assert steps[-1].state in ("ended", "full")
     if steps[-1].state == "ended":
         assert "</s>" not in steps[-1].text
@@ -356,9 +359,9 @@ def test_write_says_that_the_model_ended_the_text(pair):
 
 def test_an_error_is_a_state(pair):
     model, tokenizer = pair
-    *_, last = writing.write(model, tokenizer, "天空", temperature=-1.0)
+    *_, last = writer_07.write(model, tokenizer, "天空", temperature=-1.0)
     assert last.state == "failed" and "temperature=-1.0" in last.error and "Error" not in last.error
-    *_, last = writing.write(None, tokenizer, "天空")
+    *_, last = writer_07.write(None, tokenizer, "天空")
     assert last.state == "failed" and last.error.startswith("AttributeError")
     assert "That did not work" in writing.progress_html(last)
 
@@ -366,7 +369,7 @@ def test_an_error_is_a_state(pair):
 def test_stop_takes_no_further_token(pair):
     model, tokenizer = pair
     stop = threading.Event()
-    steps = writing.write(model, tokenizer, "天空", stop, max_new_tokens=50, eos_token_id=None)
+    steps = writer_07.write(model, tokenizer, "天空", stop, max_new_tokens=50, eos_token_id=None)
     for _ in range(4):
         before = next(steps)
     stop.set()
@@ -408,7 +411,7 @@ def until(condition, seconds=10.0):
 
 def test_the_writer_stops_at_once_and_says_so(slow):
     seen = []
-    writer = writing.Writer(*slow, seen.append)
+    writer = writer_07.Writer(*slow, seen.append)
     writer.start("天空", max_new_tokens=500, eos_token_id=None)
     until(lambda: seen and seen[-1].tokens >= 3)
     writer.stop()
@@ -421,7 +424,7 @@ def test_the_writer_stops_at_once_and_says_so(slow):
 
 def test_a_second_start_replaces_the_first_and_they_never_compute_together(slow):
     seen = []
-    writer = writing.Writer(*slow, seen.append)
+    writer = writer_07.Writer(*slow, seen.append)
     writer.start("天空", max_new_tokens=500, eos_token_id=None)
     until(lambda: seen and seen[-1].tokens >= 2)
     for _ in range(3):
@@ -435,7 +438,7 @@ def test_a_second_start_replaces_the_first_and_they_never_compute_together(slow)
 
 def test_a_cleared_text_shows_nothing_more(slow):
     seen = []
-    writer = writing.Writer(*slow, seen.append)
+    writer = writer_07.Writer(*slow, seen.append)
     writer.start("天空", max_new_tokens=500, eos_token_id=None)
     until(lambda: seen and seen[-1].tokens >= 2)
     writer.forget()
@@ -446,7 +449,7 @@ def test_a_cleared_text_shows_nothing_more(slow):
 
 def test_text_is_escaped_everywhere():
     for state in ("writing", "ended", "full", "stopped", "failed"):
-        html = writing.progress_html(writing.Progress(NASTY, NASTY, 3, 1.0, state, NASTY))
+        html = writing.progress_html(writer_07.Progress(NASTY, NASTY, (5, 6, 7), 1.0, state, NASTY))
         assert "<img" not in html and html.count("&lt;img") == 3 and html.count("</div>") in (2, 3)
     assert "Press Continue" in writing.progress_html(None)
     html = plots.bars_html([NASTY, "\n"], [0.5, 0.2], [0.0, 0.9], NASTY)
@@ -455,9 +458,9 @@ def test_text_is_escaped_everywhere():
 
 
 def test_status_says_how_it_ended_and_how_fast():
-    line = writing.status_line(writing.Progress("a", "b", 30, 2.0, "stopped"))
+    line = writing.status_line(writer_07.Progress("a", "b", (5,) * 30, 2.0, "stopped"))
     assert line.startswith("stopped") and "30 tokens in 2.0 s, 15 a second" in line
-    assert writing.status_line(writing.Progress("a")) == "writing …"
+    assert writing.status_line(writer_07.Progress("a")) == "writing …"
 
 
 def parts(widget):
@@ -497,6 +500,94 @@ def test_the_widget_writes_stops_and_clears(slow):
     named(box, "Clear").click()
     until(lambda: not Slow.inside)
     assert "Press Continue" in page.value and halt.disabled
+
+
+def box_of(widget):
+    """The page, its parts and the texts below it."""
+    return next(part for part in parts(widget) if isinstance(part, widgets.HTML))
+
+
+def test_probabilities_are_those_of_the_model_before_any_setting(pair):
+    model, tokenizer = pair
+    *_, last = writer_07.write(model, tokenizer, "天空", max_new_tokens=6, temperature=1.7, eos_token_id=None)
+    tokens = probabilities.judged(model, tokenizer, last)
+    assert len(tokens) == 6
+    ids = torch.cat([encode_prompt(tokenizer, "天空")[0], torch.tensor(last.ids)])
+    wanted = model(ids[None]).logits[0].detach().softmax(-1)
+    for place, token in enumerate(tokens):
+        row = wanted[len(ids) - 6 - 1 + place]
+        assert token.probability == pytest.approx(float(row[last.ids[place]]), rel=1e-4)
+        shares = [share for _, share in token.others]
+        assert shares == sorted(shares, reverse=True) and shares[0] == pytest.approx(float(row.max()), rel=1e-4)
+    assert probabilities.judged(model, tokenizer, writer_07.Progress("天空")) == []
+
+
+def test_coloured_text_and_its_table_are_escaped_and_say_the_numbers():
+    tokens = [
+        probabilities.Judged(NASTY, 0.7, ((NASTY, 0.7), ("\n", 0.1))),
+        probabilities.Judged("山", 0.004, ((" x", 0.5),)),
+    ]
+    html = probabilities.coloured_html(tokens, chosen=1)
+    assert "<img" not in html and "70.0%" in html and "⏎ 10.0%" in html and html.count("outline:") == 1
+    assert "underline dotted" in html.split("山")[0].rsplit("<span", 1)[1], "not by colour alone"
+    for place, token in enumerate(tokens):
+        page = probabilities.alternatives_html(token, place)
+        assert "<img" not in page and page.count("written") == 1
+    assert "under 1%" in probabilities.legend_html()
+
+
+def test_the_widget_colours_on_demand_and_shows_what_else_there_was(pair):
+    model, tokenizer = pair
+    box = writing.continuation_widget(model, tokenizer, files={})
+    page, colours, place = box_of(box), named(box, "Probabilities"), named(box, "token")
+    named(box, "new tokens").value, named(box, "temperature").value = 7, 1.5
+    colours.value = True
+    assert place.layout.display == "none", "there is no text yet"
+    named(box, "Continue").click()
+    others = parts(box)[-2]
+    until(lambda: "Token 1" in others.value)
+    assert "outline:" in page.value
+    assert place.max in (7, page.value.count("title=")) and place.layout.display is None
+    place.value = 2
+    assert "Token 2" in others.value and page.value.count("outline:") == 1
+    colours.value = False
+    assert "title=" not in page.value and others.value == "" and place.layout.display == "none"
+
+
+def test_earlier_texts_are_kept_until_cleared(pair):
+    model, tokenizer = pair
+    box = writing.continuation_widget(model, tokenizer, ["<b>天空"], files={})
+    page, history = box_of(box), parts(box)[-1]
+    named(box, "new tokens").value = 3
+    for number in range(writing.KEPT + 3):
+        named(box, "seed").value = number
+        named(box, "Continue").click()
+        until(lambda: " tokens in " in page.value and "writing" not in page.value)
+        assert history.value.count("tokens in") == min(number, writing.KEPT)
+    assert "seed 0 " not in history.value and f"seed {number - 1} " in history.value and "<b>天空" not in history.value
+    named(box, "Clear").click()
+    assert history.value == "" and "Press Continue" in page.value
+
+
+def test_a_model_can_be_chosen_and_one_that_is_broken_is_said(bench, pair):
+    bench.trainer("out", max_steps=2).fit()
+    files = writing.model_files(bench.folder / "out")
+    (label,) = [name for name, path in files.items() if path.name == "pretrain_16.pth"]
+    assert re.fullmatch(r"pretrain_16 · 2 updates · held-out loss \d\.\d\d · 0\.\d MB · [\d.]+ s old", label)
+    assert any("best" in name or "step-" in name for name in files), "snapshots too"
+    broken = bench.folder / "broken.pth"
+    broken.write_bytes(b"nothing")
+    box = writing.continuation_widget(*pair, files={label: bench.folder / "out" / "pretrain_16.pth", "broken": broken})
+    page, choice = box_of(box), named(box, "Model")
+    choice.value = label
+    named(box, "new tokens").value = 4
+    named(box, "Continue").click()
+    until(lambda: " tokens in " in page.value and "writing" not in page.value)
+    choice.value = "broken"
+    assert any("broken.pth" in part.value for part in parts(box) if isinstance(part, widgets.HTML))
+    assert choice.index == 1, "the model before stays, and the field says so"
+    named(box, "Continue").click()
+    assert "pretrain_16" in parts(box)[-1].value, "which model wrote an earlier text"
 
 
 def test_the_sliders_allow_only_what_generate_allows(pair):

@@ -30,15 +30,15 @@ NOTEBOOKS = [
 ]
 # From bottom to top: a module may import what stands in its own line or above it.
 ORDER = [
-    "errors paths files cache_files storage lessons distributed clock progress config shuffle splits",
+    "errors paths files cache_files storage fonts lessons distributed clock progress config shuffle splits",
     "broken_lines plain_text corpus tokenizer",
     "encoder encoding dataset batches prefetch corpus_tokenizer",
     "blockwise layers",
     "moe",
     "model",
-    "schedule optim precision training checkpoint tracking wandb_server wandb_mirror decoding",
+    "schedule optim precision training checkpoint tracking wandb_server wandb_mirror decoding supervisor",
     "generation evaluation cli plan run_lock run_state run_files interrupts faults fitting compiling saver reporting",
-    "trainer runs quick preflight download",
+    "trainer runs run_status quick preflight download doctor",
     "train_pretrain eval_model checks",
     "plots",
     "widgets",
@@ -267,18 +267,32 @@ def test_links_and_pictures_lead_to_files(path):
     assert any(mark for mark, _, _ in links) or path.name != "README.md" or path.parent != PROJECT
     for mark, words, target in links:
         assert words.strip() or not mark, f"{target} has no words for those who cannot see it"
-        if "://" not in target and not target.startswith("#"):
-            assert (path.parent / target.split("#")[0]).exists(), target
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        there = path.parent / file if file else path
+        assert there.exists(), target
+        if anchor and there.suffix == ".md":
+            assert anchor in headings(there), target
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors that GitHub and JupyterLab give a text's headings."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
 def test_flags_that_a_text_advises_exist(path):
     text = "\n".join(
-        line for line in path.read_text(encoding="utf-8").splitlines() if not re.search("docker|torchrun", line)
+        line
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if not re.search("docker|torchrun|rsync|exclude", line)
     )
     known = {f.name for config in (TrainConfig, ModelConfig) for f in dataclasses.fields(config)}
     known |= {*inspect.signature(minimind_core.generate).parameters, "weights", "prompt", "to", "help"}
-    known |= {"index-url", "ServerApp", "LabApp"}  # pip's and JupyterLab's
+    known |= {"index-url", "ServerApp", "LabApp", "no-browser", "port", "ip"}  # pip's and JupyterLab's
+    known |= {"user", "name", "display-name", "env", "dry-run"}  # ipykernel's and set-up's
     assert set(re.findall(r"(?<![\w-])--([A-Za-z][\w-]*)", text)) <= known
 
 

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 from IPython.display import HTML
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ..checks.corpus import padding_share
 from ..corpus import CorpusReport, existing_file, iter_rows, normalise_markers, split_segments
 from ..errors import CorpusError
 from ..paths import shown
-from .style import BLUE, CARD, CYCLE, GREEN, GREY, INK, ORANGE, drawable
+from .style import BLUE, CARD, CYCLE, GREEN, GREY, INK, ORANGE, drawable, subplots
 
 PALE = ("#D6E8F5", "#FBE0CF", "#CFEBDF", "#F6EBC4", "#EBDCEB", "#E3E3E3")  # backgrounds under dark text
 MARKER = re.compile(r"</?s>|<unk>|<\|im_(?:start|end)\|>")
@@ -91,7 +90,7 @@ def row_html(text: str, title: str = "", query: str = "") -> HTML:
 def bytes_per_character(text: str) -> Figure:
     """How many of a text's characters take 1, 2, 3 or 4 bytes in UTF-8, with some of each kind."""
     kinds = {size: Counter(c for c in text if len(c.encode("utf-8")) == size) for size in (1, 2, 3, 4)}
-    figure, axes = plt.subplots(figsize=(9, 2.6))
+    figure, axes = subplots(figsize=(9, 2.6))
     totals = [sum(kind.values()) for kind in kinds.values()]
     axes.barh([f"{size} byte{'s' if size > 1 else ''}" for size in kinds], totals, color=CYCLE[: len(kinds)])
     for place, (kind, total) in enumerate(zip(kinds.values(), totals, strict=True)):
@@ -100,7 +99,6 @@ def bytes_per_character(text: str) -> Figure:
     axes.set(xlim=(0, max(totals) * 1.45), xlabel="characters in the row", title="Bytes a character takes in UTF-8")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    plt.close(figure)
     return figure
 
 
@@ -109,7 +107,7 @@ def bricks(texts: Sequence[str], numbers: Sequence[int] | None = None, about: in
 
     A line stands at `about` characters; `numbers` are the rows' numbers, 0, 1, 2 … if left out.
     """
-    figure, axes = plt.subplots(figsize=(9, 0.6 + 0.32 * len(texts)))
+    figure, axes = subplots(figsize=(9, 0.6 + 0.32 * len(texts)))
     for place, text in enumerate(texts):
         left = 0
         for number, brick in enumerate(re.findall(r"<s>.*?</s>\s*", text, re.DOTALL) or [text]):
@@ -128,13 +126,12 @@ def bricks(texts: Sequence[str], numbers: Sequence[int] | None = None, about: in
     )
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    plt.close(figure)
     return figure
 
 
 def length_histograms(reports: dict[str, CorpusReport]) -> Figure:
     """Lengths of rows in characters and in bytes, and of segments in characters, for one corpus or several."""
-    figure, panels = plt.subplots(1, 3, figsize=(9, 3.1), sharey=False)
+    figure, panels = subplots(1, 3, figsize=(9, 3.1), sharey=False)
     kinds = {
         "characters": "characters a row",
         "utf8_bytes": "bytes a row",
@@ -152,7 +149,6 @@ def length_histograms(reports: dict[str, CorpusReport]) -> Figure:
     if len(reports) > 1:
         panels[0].legend(fontsize=8)
     figure.suptitle("How long rows and segments are (dashed: the median)", x=0.01, ha="left", fontsize=12)
-    plt.close(figure)
     return figure
 
 
@@ -169,7 +165,7 @@ def token_lengths(lengths: dict[str, Sequence[int]], max_lengths: Sequence[int])
 
     The shares are those of the first corpus.
     """
-    figure, axes = plt.subplots(figsize=(9, 3.2))
+    figure, axes = subplots(figsize=(9, 3.2))
     most = max(*max_lengths, *(max(values) for values in lengths.values()))
     for (name, values), colour in zip(lengths.items(), CYCLE, strict=False):
         share = np.full(len(values), 100 / len(values))
@@ -185,7 +181,6 @@ def token_lengths(lengths: dict[str, Sequence[int]], max_lengths: Sequence[int])
     axes.set_title("Rows left of a line are filled up to it, rows right of it are cut there")
     if len(lengths) > 1:
         axes.legend(loc="center left", fontsize=8)
-    plt.close(figure)
     return figure
 
 
@@ -194,7 +189,7 @@ def zipf(counts: Counter) -> Figure:
     ordered = counts.most_common()
     rank = np.arange(1, len(ordered) + 1)
     times = np.array([count for _, count in ordered])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    figure, (left, right) = subplots(1, 2, figsize=(9, 3.6))
     left.loglog(rank, times, color=BLUE, label="characters of this corpus")
     left.loglog(rank, times[0] / rank, color=GREY, linestyle=":", label="Zipf's law: first count ÷ rank")
     last = 0
@@ -215,7 +210,6 @@ def zipf(counts: Counter) -> Figure:
     right.annotate(label, (rank[half], 50), (-8, 4), textcoords="offset points", ha="right")
     right.set(xlabel="the most frequent characters, so many", ylabel="share of the text covered, %", ylim=(0, 103))
     right.set_title("How far the frequent ones reach")
-    plt.close(figure)
     return figure
 
 
@@ -252,7 +246,7 @@ def along_the_file(files: dict[str, Sequence[tuple[float, str]]]) -> Figure:
 
     `files`: name → (position from 0 to 1, text of the row there), as `rows_along` gives them.
     """
-    figure, both = plt.subplots(1, 2, figsize=(9, 3.4))
+    figure, both = subplots(1, 2, figsize=(9, 3.4))
     for (name, rows), colour, sign in zip(files.items(), CYCLE, "ox^v", strict=False):
         place = [100 * where for where, _ in rows]
         for axes, values in zip(
@@ -264,5 +258,4 @@ def along_the_file(files: dict[str, Sequence[tuple[float, str]]]) -> Figure:
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     both[0].legend(loc="lower left", fontsize=9)
     figure.suptitle("Is the end of the file like its beginning?", x=0.01, ha="left", fontsize=12)
-    plt.close(figure)
     return figure

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
@@ -24,7 +23,7 @@ from ..model import MiniMindLM
 from ..paths import out_dir, shown
 from ..runs import RunOnDisk, list_runs
 from ..tokenizer import token_bytes
-from .style import BLUE, GREY, ORANGE
+from .style import BLUE, GREY, ORANGE, subplots
 
 WORD, CHARACTER, PART = "two or more characters", "one character", "part of a character"
 OTHER, PUNCTUATION, MARKER = "digits and letters", "punctuation", "markers and blanks"
@@ -45,7 +44,7 @@ def kind_of(tokenizer: Tokenizer, token_id: int) -> str:
         return PART
     if not text:
         return MARKER
-    if all("一" <= sign <= "鿿" for sign in text):
+    if all("\u4e00" <= sign <= "\u9fff" for sign in text):
         return CHARACTER if len(text) == 1 else WORD
     return OTHER if any(sign.isalnum() for sign in text) else PUNCTUATION
 
@@ -73,7 +72,7 @@ def by_group(
 def plot_parts(kinds: Mapping[str, Part], places: Mapping[str, Part]) -> Figure:
     """Bars of losses, by token on the left and by byte of text on the right: kinds above, places in a segment below."""
     heights = (max(len(kinds), 1), max(len(places), 1) + 0.5)
-    figure, panels = plt.subplots(2, 2, figsize=(9.6, 5.0), width_ratios=(1.25, 1), height_ratios=heights)
+    figure, panels = subplots(2, 2, figsize=(9.6, 5.0), width_ratios=(1.25, 1), height_ratios=heights)
     for row, parts in zip(panels, (kinds, places), strict=True):
         _bars(row[0], {name: part.nats_per_token for name, part in parts.items()}, BLUE, parts)
         _bars(row[1], {name: part.nats_per_byte for name, part in parts.items()}, ORANGE)
@@ -82,7 +81,6 @@ def plot_parts(kinds: Mapping[str, Part], places: Mapping[str, Part]) -> Figure:
     panels[0, 1].set(title="The same by byte of text")
     panels[1, 0].set(title="By place in its segment, without markers", xlabel="nats per token (how many)")
     panels[1, 1].set(title="The same by byte of text", xlabel="nats per byte")
-    plt.close(figure)
     return figure
 
 
@@ -142,7 +140,7 @@ def _run_named(note: str) -> RunOnDisk | None:
 
 def plot_ages(updates: Sequence[int], held_out: Sequence[float], row: Sequence[float]) -> Figure:
     """Two curves over a model's ages: loss on held-out rows (its lowest point is marked) and on our row, in nats."""
-    figure, axes = plt.subplots(figsize=(9.0, 3.4))
+    figure, axes = subplots(figsize=(9.0, 3.4))
     places, best = np.arange(len(updates)), int(np.argmin(held_out))
     axes.plot(places, held_out, "o-", color=ORANGE, label="held-out rows")
     axes.plot(places, row, "s-", color=BLUE, label="our row")
@@ -157,5 +155,4 @@ def plot_ages(updates: Sequence[int], held_out: Sequence[float], row: Sequence[f
     axes.margins(x=0.08)
     axes.legend(loc="lower left")
     axes.axhline(0, color=GREY, linewidth=0.8)
-    plt.close(figure)
     return figure

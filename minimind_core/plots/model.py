@@ -8,16 +8,16 @@ pictures are made from, which the notebook computes or widgets/model.py reads ou
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.colors import Colormap, ListedColormap, PowerNorm, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from torch import Tensor
 
 from ..config import ModelConfig
 from ..layers import rotary_angles
-from .style import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, drawable
+from .style import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, drawable, subplots
 
 
 def short(label: str, length: int = 4) -> str:
@@ -35,11 +35,6 @@ def _array(values: Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()
 
 
-def _done(fig: Figure) -> Figure:
-    plt.close(fig)
-    return fig
-
-
 def _token_axis(ax, labels: list[str], axis: str = "x", size: int = 8) -> None:
     names = [short(label) for label in labels]
     if axis == "x":
@@ -51,7 +46,7 @@ def _token_axis(ax, labels: list[str], axis: str = "x", size: int = 8) -> None:
 def plot_model_map(config: ModelConfig, batch: int, tokens: int) -> Figure:
     """The whole model as one line of boxes, with the shape of what goes from each to the next."""
     B, T, D, V = batch, tokens, config.dim, config.vocab_size
-    fig, ax = plt.subplots(figsize=(9.4, 2.6))
+    fig, ax = subplots(figsize=(9.4, 2.6))
     ax.set(xlim=(0, 11.3), ylim=(0.35, 3.1))
     ax.set_title(f"From ids to a loss: one embedding, {config.n_layers} blocks, one output")
     ax.axis("off")
@@ -98,46 +93,50 @@ def plot_model_map(config: ModelConfig, batch: int, tokens: int) -> Figure:
         if x < 10:
             ax.plot([x, x], [1.55, 2.8], color=BLUE, linewidth=0.6, linestyle=":")
     ax.plot([10.65, 10.65], [0.68, 1.08], color=BLUE, linewidth=0.6, linestyle=":")
-    return _done(fig)
+    return fig
 
 
 def plot_norms(before: Tensor, after: Tensor, labels: list[str]) -> Figure:
     """Root mean square of each token's vector before and after RMSNorm; both (T, D)."""
-    fig, ax = plt.subplots()
+    fig, ax = subplots()
     for vectors, name, colour in ((before, "before", ORANGE), (after, "after RMSNorm", BLUE)):
         size = _array(vectors.float().pow(2).mean(-1).sqrt())
         ax.plot(size, "o", markersize=5, color=colour, label=name)
     ax.set(yscale="log", ylabel="root mean square", title="Vectors of any size go in, vectors of size 1 come out")
     _token_axis(ax, labels)
     ax.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-    return _done(fig)
+    return fig
 
 
 def plot_rotary_pairs(head_dim: int, theta: float, positions: int = 8) -> Figure:
-    """Four of a head's pairs as arrows on a circle, one arrow per position from 0 on: the first pair is the fastest."""
+    """Four of a head's pairs as arrows on a circle, one arrow per position from 0 on: the first pair is the fastest.
+
+    Arrows carry their position where there is room, else the first and the last of them, else none.
+    """
     cos, sin = rotary_angles(head_dim, positions, theta)
     pairs = sorted({0, head_dim // 16, head_dim // 8, head_dim // 2 - 1})
-    fig, axes = plt.subplots(1, len(pairs), figsize=(9.0, 2.9))
-    shades = plt.get_cmap("cividis")(np.linspace(0, 0.9, positions))
+    fig, axes = subplots(1, len(pairs), figsize=(9.0, 2.9))
+    shades = colormaps.get_cmap("cividis")(np.linspace(0, 0.9, positions))
     for ax, pair in zip(np.atleast_1d(axes), pairs, strict=True):
         turn = float(np.degrees(theta ** (-2 * pair / head_dim)))
-        ax.add_patch(plt.Circle((0, 0), 1, fill=False, color="#CCCCCC"))
+        ax.add_patch(Circle((0, 0), 1, fill=False, color="#CCCCCC"))
         for position in reversed(range(positions)):
             end = float(cos[position, pair]), float(sin[position, pair])
             ax.annotate("", end, (0, 0), arrowprops={"arrowstyle": "-|>", "color": shades[position], "lw": 1.6})
-            if turn > 12 and position < 6:
+            apart = turn > 12 or (turn * positions > 10 and position in (0, positions - 1))  # room for a number
+            if apart:
                 ax.text(1.17 * end[0], 1.17 * end[1], str(position), ha="center", va="center", fontsize=8)
         ax.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal", xticks=[], yticks=[])
         ax.set_title(f"pair {pair}: {turn:.3g}° a token", fontsize=10)
         ax.set_xlabel(f"elements {2 * pair} and {2 * pair + 1}", fontsize=9)
     fig.suptitle(f"The same pair of numbers at positions 0 to {positions - 1}", fontsize=12, x=0.01, ha="left")
-    return _done(fig)
+    return fig
 
 
 def plot_rotary_distance(scores: Tensor) -> Figure:
     """One query and one key, turned to every pair of positions; `scores` (query position, key position)."""
     scores = _array(scores)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.4), width_ratios=(1, 1.35))
+    fig, (left, right) = subplots(1, 2, figsize=(9.0, 3.4), width_ratios=(1, 1.35))
     image = left.imshow(scores)
     left.grid(False)
     left.set(xlabel="position of the key", ylabel="position of the query", title="Equal along every diagonal")
@@ -151,12 +150,12 @@ def plot_rotary_distance(scores: Tensor) -> Figure:
     right.set(xlabel="distance in tokens", title="Only the distance counts")
     right.xaxis.get_major_locator().set_params(integer=True)
     fig.legend(loc="outside lower right", ncols=3)
-    return _done(fig)
+    return fig
 
 
 def plot_masks(square: Tensor, cached: Tensor, labels: list[str]) -> Figure:
     """Two causal masks, True where a row's token may look: a whole text (T, T), and new tokens after a cache (T, S)."""
-    fig, axes = plt.subplots(1, 2, figsize=(9.0, 3.7), width_ratios=(square.shape[1], cached.shape[1]))
+    fig, axes = subplots(1, 2, figsize=(9.0, 3.7), width_ratios=(square.shape[1], cached.shape[1]))
     for ax, mask in zip(axes, (square, cached), strict=True):
         ax.set_anchor("NW")
         rows, span = mask.shape
@@ -170,12 +169,12 @@ def plot_masks(square: Tensor, cached: Tensor, labels: list[str]) -> Figure:
         ax.set(xlabel="looked at", ylabel="looks")
     axes[0].set_title("A whole text: the lower triangle")
     axes[1].set_title(f"{span - rows} tokens in the cache, {rows} new ones")
-    return _done(fig)
+    return fig
 
 
 def plot_grouped_heads(n_heads: int, n_kv_heads: int, cache_mib: dict[int, float]) -> Figure:
     """Which query heads share which key/value head, and the cache's size by number of key/value heads."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.0), width_ratios=(1.5, 1))
+    fig, (left, right) = subplots(1, 2, figsize=(9.0, 3.0), width_ratios=(1.5, 1))
     group = n_heads // n_kv_heads
     for head in range(n_heads):
         kv = head // group
@@ -193,7 +192,7 @@ def plot_grouped_heads(n_heads: int, n_kv_heads: int, cache_mib: dict[int, float
     right.bar_label(bars, [f"{mib:.3g}" for mib in cache_mib.values()], fontsize=9)
     right.set(xlabel="key/value heads", ylabel="MiB a text", title="Cache: half the heads, half the memory")
     right.grid(axis="x", visible=False)
-    return _done(fig)
+    return fig
 
 
 def _badge(number: int) -> dict:
@@ -205,7 +204,7 @@ def plot_parameters(tables: dict[str, dict[str, int]]) -> Figure:
     """Where parameters sit: one stacked bar per model, from {model: {part: count}}; parts named `idle…` are hatched."""
     parts = list(dict.fromkeys(part for table in tables.values() for part in table))
     colours = dict(zip(parts, [BLUE, ORANGE, GREEN, SKY, PURPLE, GREY, "#999933"], strict=False))
-    fig, ax = plt.subplots(figsize=(9.0, 0.9 + 0.85 * len(tables)))
+    fig, ax = subplots(figsize=(9.0, 0.9 + 0.85 * len(tables)))
     for row, table in enumerate(tables.values()):
         left = 0.0
         for part, count in table.items():
@@ -223,7 +222,7 @@ def plot_parameters(tables: dict[str, dict[str, int]]) -> Figure:
         Patch(facecolor=pale(colours[part], 0.25), hatch=_hatch(part), edgecolor="white", label=part) for part in parts
     ]
     fig.legend(handles=handles, loc="outside lower center", ncols=len(parts), fontsize=9)
-    return _done(fig)
+    return fig
 
 
 def _hatch(part: str) -> str | None:
@@ -236,18 +235,25 @@ def _visible(shares: Tensor) -> np.ndarray:
 
 
 def _map_colours() -> Colormap:
-    return plt.get_cmap("cividis").with_extremes(bad="#E9E9E4")
+    return colormaps.get_cmap("cividis").with_extremes(bad="#E9E9E4")
+
+
+def _brightest(maps: Tensor) -> float:
+    """Where the colours of attention end: few tokens past the first eight give more to one token; `maps` (…, T, T)."""
+    later = maps[..., min(8, maps.shape[-1] - 1) :, :].float().flatten()
+    return max(0.02, float(np.quantile(_array(later), 0.998)))
 
 
 def plot_attention_grid(maps: Tensor) -> Figure:
     """Every head of every layer as a small picture of who looks at whom; `maps` (L, H, T, T)."""
     layers, heads = maps.shape[:2]
     size = 7.6 / max(heads, 4)
-    fig, axes = plt.subplots(layers, heads, figsize=(0.6 + size * heads, 0.6 + size * layers), squeeze=False)
+    fig, axes = subplots(layers, heads, figsize=(1.5 + size * heads, 0.6 + size * layers), squeeze=False)
+    norm = PowerNorm(0.5, 0, _brightest(maps))
     for layer in range(layers):
         for head in range(heads):
             ax = axes[layer, head]
-            ax.imshow(_visible(maps[layer, head]), cmap=_map_colours(), norm=PowerNorm(0.5, 0, 1))
+            image = ax.imshow(_visible(maps[layer, head]), cmap=_map_colours(), norm=norm)
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
             if head == 0:
@@ -257,79 +263,73 @@ def plot_attention_grid(maps: Tensor) -> Figure:
     fig.suptitle(
         "Who looks at whom (rows look, columns are looked at; grey: the future)", fontsize=12, x=0.01, ha="left"
     )
-    return _done(fig)
+    fig.colorbar(image, ax=axes, label="share of attention\n(scale: square root)", extend="max", shrink=0.8)
+    return fig
 
 
 def plot_attention(maps: Tensor, labels: list[str], layer: int, head: int, token: int | None = None) -> Figure:
     """One head: a row is how a token shares its attention out; `token` is the row to mark. `maps` (L, H, T, T)."""
-    fig, ax = plt.subplots(figsize=(7.0, 6.0))
-    image = ax.imshow(_visible(maps[layer, head]), cmap=_map_colours(), norm=PowerNorm(0.5, 0))
+    fig, ax = subplots(figsize=(7.0, 6.0))
+    norm = PowerNorm(0.5, 0, _brightest(maps[layer, head]))
+    image = ax.imshow(_visible(maps[layer, head]), cmap=_map_colours(), norm=norm)
     ax.grid(False)
     _token_axis(ax, labels, size=7)
     _token_axis(ax, labels, "y", size=7)
     if token is not None:
         ax.axhspan(token - 0.5, token + 0.5, fill=False, edgecolor=ORANGE, linewidth=2)
     ax.set(xlabel="looked at", ylabel="looks", title=f"Layer {layer}, head {head}: each row adds up to 1")
-    fig.colorbar(image, ax=ax, label="share of attention", shrink=0.8)
-    return _done(fig)
+    fig.colorbar(image, ax=ax, label="share of attention (scale: square root)", extend="max", shrink=0.8)
+    return fig
 
 
 def plot_routing(routing: Tensor, labels: list[str], layer: int) -> Figure:
     """Which experts each token goes to in one layer, and each one's share; `routing` (L, T, E), 0 where not chosen."""
     weights = _array(routing[layer])
     tokens, experts = weights.shape
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.4, 1.5 + 0.42 * experts), width_ratios=(6, 1), sharey=True)
+    fig, (left, right) = subplots(1, 2, figsize=(9.4, 1.5 + 0.42 * experts), width_ratios=(6, 1), sharey=True)
     for expert in range(experts):
         colour = CYCLE[expert % len(CYCLE)]
         for token in range(tokens):
             weight = float(weights[token, expert])
             face = (*to_rgb(colour), 0.15 + 0.75 * weight) if weight else "#F0F0EC"
-            left.add_patch(plt.Rectangle((token - 0.46, expert - 0.42), 0.92, 0.84, facecolor=face))
+            left.add_patch(Rectangle((token - 0.46, expert - 0.42), 0.92, 0.84, facecolor=face))
         share = float((weights[:, expert] > 0).sum() / (weights > 0).sum())
         right.barh(expert, 100 * share, color=pale(colour, 0.3), height=0.7)
-    left.set(xlim=(-0.7, tokens - 0.3), ylim=(experts - 0.4, -0.6), title=f"Layer {layer}: where each token goes")
+    left.set(xlim=(-0.7, tokens - 0.3), ylim=(experts - 0.4, -0.6), ylabel="stronger: more weight")
+    left.set_title(f"Layer {layer}: where each token goes")
     left.set_yticks(range(experts), [f"expert {expert}" for expert in range(experts)], fontsize=9)
     left.grid(False)
     _token_axis(left, labels)
     right.axvline(100 / experts, color=INK, linewidth=1, linestyle="--")
     right.set(xlabel="% of work", title="Load")
     right.grid(axis="y", visible=False)
-    return _done(fig)
-
-
-def plot_loads(loads: dict[str, Tensor], losses: dict[str, float]) -> Figure:
-    """Share of the assignments per expert, (E,) for each case, with the case's auxiliary loss in the title."""
-    fig, axes = plt.subplots(1, len(loads), figsize=(9.0, 2.6), sharey=True)
-    for ax, (name, load) in zip(np.atleast_1d(axes), loads.items(), strict=True):
-        experts = range(len(load))
-        ax.bar(experts, 100 * _array(load), color=[pale(CYCLE[e % len(CYCLE)], 0.3) for e in experts])
-        ax.axhline(100 / len(load), color=INK, linestyle="--", linewidth=1)
-        ax.set(xlabel="expert", xticks=list(experts), title=f"{name}: {losses[name]:.3f}")
-        ax.grid(axis="x", visible=False)
-    np.atleast_1d(axes)[0].set_ylabel("% of assignments")
-    fig.suptitle("Auxiliary loss by load (dashed: evenly spread)", fontsize=12, x=0.01, ha="left")
-    return _done(fig)
+    return fig
 
 
 def plot_load_history(histories: dict[str, Tensor]) -> Figure:
     """Each expert's share of the work over the updates of a run, stacked; (updates, E) for each run."""
-    fig, axes = plt.subplots(1, len(histories), figsize=(9.0, 3.0), sharey=True)
+    fig, axes = subplots(1, len(histories), figsize=(9.0, 3.0), sharey=True)
     for ax, (name, history) in zip(np.atleast_1d(axes), histories.items(), strict=True):
         shares = 100 * _array(history)
         colours = [pale(CYCLE[expert % len(CYCLE)], 0.3) for expert in range(shares.shape[1])]
         labels = [f"expert {expert}" for expert in range(shares.shape[1])]
-        ax.stackplot(range(len(shares)), shares.T, colors=colours, labels=labels)
+        ax.stackplot(range(len(shares)), shares.T, colors=colours, labels=labels, edgecolor="white", linewidth=1)
+        below = 0.0
+        for expert, share in enumerate(shares[-1]):
+            if share > 4:  # else the band is lower than its number
+                ax.text(len(shares) - 1.3, below + share / 2, str(expert), ha="right", va="center", fontweight="bold")
+            below += share
         ax.set(xlabel="update", title=name, ylim=(0, 100), xlim=(0, len(shares) - 1))
     np.atleast_1d(axes)[0].set_ylabel("% of the work, stacked")
-    fig.suptitle("Without the auxiliary loss, few experts get all the work", fontsize=12, x=0.01, ha="left")
+    fig.suptitle("Without the auxiliary loss, few experts get nearly all the work", fontsize=12, x=0.01, ha="left")
     handles, names = np.atleast_1d(axes)[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower center", ncols=len(names))
-    return _done(fig)
+    return fig
 
 
 def plot_cost(costs: dict[str, dict[str, float]]) -> Figure:
     """Dense against experts: a panel per measure, a bar per model, from {measure: {model: value}}."""
-    fig, axes = plt.subplots(1, len(costs), figsize=(9.0, 2.6))
+    fig, axes = subplots(1, len(costs), figsize=(9.0, 2.6))
     for ax, (measure, values) in zip(np.atleast_1d(axes), costs.items(), strict=True):
         bars = ax.bar(list(values), values.values(), color=[BLUE, ORANGE], width=0.6)
         ax.bar_label(bars, [f"{value:.3g}" for value in values.values()], fontsize=9)
@@ -337,4 +337,4 @@ def plot_cost(costs: dict[str, dict[str, float]]) -> Figure:
         ax.set_title(measure, fontsize=10)
         ax.grid(axis="x", visible=False)
     fig.suptitle("Experts add more parameters than work", fontsize=12, x=0.01, ha="left")
-    return _done(fig)
+    return fig

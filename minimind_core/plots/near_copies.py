@@ -11,11 +11,10 @@ from html import escape
 
 import numpy as np
 from IPython.display import HTML
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .corpus import Safe, table
-from .style import BLUE, INK, ORANGE
+from .style import BLUE, INK, ORANGE, subplots
 
 _CHANGED = f"background-color:#FBE0CF;color:{INK};text-decoration:underline"
 
@@ -46,7 +45,7 @@ def _stretch(part: tuple[str, bool]) -> str:
 
 def similarities(own: Sequence[float], planted: Sequence[float], threshold: float = 0.5) -> Figure:
     """How many pairs have which similarity (0 to 1), on a logarithmic scale: the corpus's own and the planted ones."""
-    figure, axes = plt.subplots(figsize=(9, 3.2))
+    figure, axes = subplots(figsize=(9, 3.2))
     counts, edges = zip(*(np.histogram(values, bins=20, range=(0, 1)) for values in (own, planted)), strict=True)
     middle, width = edges[0][:-1] + 0.025, 0.045
     axes.bar(middle, counts[0], width, color=BLUE, label="pairs of the sample")
@@ -59,5 +58,4 @@ def similarities(own: Sequence[float], planted: Sequence[float], threshold: floa
     axes.set(xlabel="Jaccard similarity of two segments", ylabel="pairs")
     axes.set_title("Chance likeness ends early, copies stand apart")
     axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.85))
-    plt.close(figure)
     return figure

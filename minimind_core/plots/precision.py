@@ -15,14 +15,13 @@ from unittest import mock
 import numpy as np
 import torch
 from IPython.display import HTML
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from .. import precision
 from ..training import Hooks
-from .schedule import finished
-from .style import BLUE, CARD, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, YELLOW
+from .style import BLUE, CARD, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, YELLOW, subplots
 
 # bits of exponent and fraction; a sign bit comes on top
 FORMATS = {"float32": (8, 23), "float16": (5, 10), "bfloat16": (8, 7)}
@@ -31,7 +30,7 @@ TO_ZERO, SUBNORMAL, OVERFLOW = 2.0**-25, 2.0**-14, 65520.0  # float16: up to / b
 
 def ranges(gradient: Tensor) -> Figure:
     """Above: how far each format reaches in powers of two, over the middle 98% of a gradient. Below: steps behind 1."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 4.6))
+    figure, (top, bottom) = subplots(2, 1, figsize=(9, 4.6))
     sizes = gradient.abs().flatten().cpu().double().numpy()
     low, high = np.quantile(np.log2(sizes[sizes > 0]), (0.01, 0.99))
     top.axvspan(low, high, color=GREY, alpha=0.35, linewidth=0, label="middle 98% of our row's gradient")
@@ -62,7 +61,7 @@ def ranges(gradient: Tensor) -> Figure:
     for axes in (top, bottom):
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-    return finished(figure)
+    return figure
 
 
 def lost(values: Tensor, scale: float) -> tuple[float, float]:
@@ -74,7 +73,7 @@ def lost(values: Tensor, scale: float) -> tuple[float, float]:
 
 def underflow(groups: Mapping[str, Tensor], scales: Sequence[float]) -> Figure:
     """Histograms of gradients times each scale, a panel per scale, over the zones of float16; all named in place."""
-    figure, panels = plt.subplots(len(scales), 1, sharex=True, figsize=(9, 1.2 + 1.9 * len(scales)), squeeze=False)
+    figure, panels = subplots(len(scales), 1, sharex=True, figsize=(9, 1.2 + 1.9 * len(scales)), squeeze=False)
     edges = np.arange(-48, 26)
     zones = (
         ("becomes 0", edges[0], np.log2(TO_ZERO), RED, 0.18),
@@ -99,12 +98,12 @@ def underflow(groups: Mapping[str, Tensor], scales: Sequence[float]) -> Figure:
         axes.set(ylabel="share (%)", title=f"scale {scale:g} · " + " · ".join(said), xlim=(edges[0], edges[-1]))
         axes.set_ylim(top=1.35 * axes.dataLim.y1)
     panels[-1, 0].set_xlabel("power of two of the absolute value")
-    return finished(figure)
+    return figure
 
 
 def scaler_life(history: Sequence[Mapping[str, float]]) -> Figure:
     """The scale of each step, skipped steps crossed, and losses below. Keys of an entry: scale, skipped, loss."""
-    figure, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(9, 4.2), height_ratios=(3, 2))
+    figure, (top, bottom) = subplots(2, 1, sharex=True, figsize=(9, 4.2), height_ratios=(3, 2))
     scales = [entry["scale"] for entry in history]
     skipped = [step for step, entry in enumerate(history) if entry["skipped"]]
     top.step(range(len(scales)), scales, where="mid", color=BLUE)
@@ -125,7 +124,7 @@ def scaler_life(history: Sequence[Mapping[str, float]]) -> Figure:
     top.legend(loc="upper right")
     bottom.plot([entry["loss"] for entry in history], color=GREEN)
     bottom.set(xlabel="step", ylabel="loss (nats)")
-    return finished(figure)
+    return figure
 
 
 def device_table() -> HTML:
@@ -159,7 +158,7 @@ def device_table() -> HTML:
 
 def equal_gradients(pairs: Mapping[str, tuple[Tensor, Tensor]], shown: int = 2000) -> Figure:
     """One panel per pair (gradient of the big batch, accumulated gradient): on the diagonal they are equal."""
-    figure, panels = plt.subplots(1, len(pairs), figsize=(9, 3.4), squeeze=False)
+    figure, panels = subplots(1, len(pairs), figsize=(9, 3.4), squeeze=False)
     for axes, (name, (big, small)) in zip(panels[0], pairs.items(), strict=True):
         every = max(1, big.numel() // shown)
         x, y = (part.detach().flatten()[::every].cpu().numpy() for part in (big, small))
@@ -168,19 +167,19 @@ def equal_gradients(pairs: Mapping[str, tuple[Tensor, Tensor]], shown: int = 200
         axes.plot(x, y, ".", color=BLUE, markersize=3, alpha=0.5)
         axes.set(title=name, xlim=(-edge, edge), ylim=(-edge, edge), xlabel="one big batch", xticks=[0], yticks=[0])
     panels[0, 0].set_ylabel("accumulated")
-    return finished(figure)
+    return figure
 
 
 def windows(iter_per_epoch: int, accumulation: int) -> Figure:
     """An epoch's micro-steps as numbered boxes, a colour per accumulation window, its divisor written above."""
     hooks = Hooks(iter_per_epoch, accumulation_steps=accumulation)
-    figure, axes = plt.subplots(figsize=(9, 1.7))
+    figure, axes = subplots(figsize=(9, 1.7))
     colours = cycle((SKY, YELLOW))
     for step in range(iter_per_epoch):
         if step % accumulation == 0:
             colour, size = next(colours), hooks.window(step)
             axes.text(step + size / 2, 1.25, f"each loss / {size}", ha="center")
-        axes.add_patch(plt.Rectangle((step, 0), 0.94, 1, color=colour))
+        axes.add_patch(Rectangle((step, 0), 0.94, 1, color=colour))
         axes.text(step + 0.47, 0.5, str(step), ha="center", va="center", fontsize=9)
         if hooks.closes_window(step):
             axes.text(step + 0.47, -0.45, "▲ update", ha="center", va="center", fontsize=9)
@@ -190,12 +189,12 @@ def windows(iter_per_epoch: int, accumulation: int) -> Figure:
         title=f"{iter_per_epoch} micro-batches, {accumulation} to an update: the last window is short",
     )
     axes.axis("off")
-    return finished(figure)
+    return figure
 
 
 def clipping(norms: Sequence[float], limit: float) -> Figure:
     """Gradient norms of a run before clipping, and what clipping leaves of them."""
-    figure, axes = plt.subplots(figsize=(9, 3))
+    figure, axes = subplots(figsize=(9, 3))
     kept = np.minimum(norms, limit)
     axes.fill_between(range(len(norms)), kept, norms, color=ORANGE, alpha=0.3, label="cut off")
     axes.plot(norms, color=ORANGE, label="before clipping")
@@ -207,12 +206,12 @@ def clipping(norms: Sequence[float], limit: float) -> Figure:
     )
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return finished(figure)
+    return figure
 
 
 def memory(bars: Mapping[str, Mapping[str, float]]) -> Figure:
     """Stacked horizontal bars: name of the bar → part → bytes; the scale is in GiB. The first bar's parts are named."""
-    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.7 * len(bars)))
+    figure, axes = subplots(figsize=(9, 1.6 + 0.7 * len(bars)))
     most = max(sum(parts.values()) for parts in bars.values()) / 2**30
     colours = cycle((BLUE, SKY, YELLOW, ORANGE))
     shades = {part: next(colours) for part in dict.fromkeys(part for parts in bars.values() for part in parts)}
@@ -234,7 +233,7 @@ def memory(bars: Mapping[str, Mapping[str, float]]) -> Figure:
     axes.set_xlim(right=1.15 * most)
     axes.set_ylim(len(bars) - 0.5, -0.7 - 0.3 * len(narrow))
     axes.grid(axis="y", visible=False)
-    return finished(figure)
+    return figure
 
 
 LOOP_NOTES = (  # a note to each piece of train_epoch

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..config import PROFILES, RECIPES
 from ..paths import SAMPLE
 from ..plan import RunPlan
-from ..preflight import spoken_time
-from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+from ..run_status import RunStatus
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, subplots
 
 
 def split_metrics(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -74,9 +74,7 @@ def training_figure(
     where the training loss should lie.
     """
     updates, held_out = split_metrics(rows)
-    figure, (main, rate, norm) = plt.subplots(
-        1, 3, figsize=(10.5, 3.4), gridspec_kw={"width_ratios": [2.4, 1, 1]}, num=None
-    )
+    figure, (main, rate, norm) = subplots(1, 3, figsize=(10.5, 3.4), gridspec_kw={"width_ratios": [2.4, 1, 1]})
     steps = [r["step"] for r in updates]
     if band is not None:
         main.fill_between(band[:, 0], band[:, 1], band[:, 2], color=SKY, alpha=0.25, lw=0, label="where it should lie")
@@ -101,12 +99,11 @@ def training_figure(
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     norm.plot(steps, [r["grad_norm"] for r in updates], color=PURPLE, linewidth=1)
     norm.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
-    norm.set(title="Gradient norm, clipped at 1", xlabel="update")
+    norm.set(title="Gradient norm", xlabel="update")
     if updates and max(r["grad_norm"] for r in updates) > 5:
         norm.set_yscale("log")
     for axes in (main, rate, norm):
         axes.set_xlim(0, total or None)
-    plt.close(figure)
     return figure
 
 
@@ -120,93 +117,64 @@ def smoothed(values: list[float], share: float = 0.9) -> list[float]:
 
 
 class LiveCurves:
-    """Curves and a status line that a notebook shows while a run goes on; give its methods to a Trainer.
+    """A status line, and with `pictures` curves below it, renewed in place while a run goes on; for `wait_for`.
 
-    The status line is renewed every `every` seconds; the curves as well, unless drawing them would take more than a
-    twentieth of the time. Where pictures cannot be shown, the status line still is.
+    The line is renewed every `every` seconds; the curves as well, unless drawing them would take more than a twentieth
+    of the time. For notebooks whose front end shows no widgets; a dashboard shows more.
     """
 
-    def __init__(self, updates: int, every: float = 4.0, band: np.ndarray | None = None) -> None:
-        self.total, self.every, self.rows, self.shown_at = updates, every, [], 0.0
-        self.band = band
-        self.drawn_at = self.drawing_took = 0.0
-        self.started: tuple[float, int] | None = None
+    def __init__(self, band: np.ndarray | None = None, pictures: bool = True, every: float = 2.0) -> None:
+        self.band, self.pictures, self.every = band, pictures, every
+        self.shown_at = self.drawn_at = -math.inf
+        self.drawing_took = 0.0
         self.picture = self.line = None
 
-    def update(self, row: dict[str, Any]) -> None:
-        """Take an update's metrics line."""
-        self.rows.append(row)
-        if self.started is None:
-            self.started = (time.perf_counter(), row["step"])
-        if time.perf_counter() - self.shown_at > self.every or row["step"] == self.total:
-            self.show()
-
-    def held_out(self, row: dict[str, Any]) -> None:
-        """Take a held-out line."""
-        self.rows.append(row)
-        if row["step"] == self.total:
-            self.show()
-
-    def status(self) -> str:
-        """Where the run is, in a line."""
-        updates, held_out = split_metrics(self.rows)
-        if not updates:
-            return "starting"
-        last = updates[-1]
-        parts = [f"update {last['step']:,} of {self.total:,}", f"loss {last['loss']:.3f}"]
-        if held_out:
-            parts.append(f"held out {held_out[-1]['held_out_loss']:.3f}")
-        recent = [r["tokens_per_s"] for r in updates[-50:]]
-        parts += [f"{np.median(recent):,.0f} tokens/s", f"{last['memory']:,} MiB"]
-        began, first = self.started
-        if self.total > last["step"] > first:
-            pace = (time.perf_counter() - began) / (last["step"] - first)
-            parts.append(f"{spoken_time(pace * (self.total - last['step']))} left")
-        return " · ".join(parts)
-
-    def show(self) -> None:
-        """Draw the state now, in place of the last one."""
+    def __call__(self, status: RunStatus) -> None:
+        """Show how a run stands, in place of the last time."""
         from IPython.display import display
 
-        start = self.shown_at = time.perf_counter()
-        text, ended = {"text/plain": self.status()}, bool(self.rows) and self.rows[-1]["step"] == self.total
-        if self.picture is None:
+        now, ended = time.perf_counter(), not status.is_going
+        if now - self.shown_at < self.every and not ended:
+            return
+        self.shown_at = now
+        text = {"text/plain": status.line()}
+        if self.line is None:
             self.line = display(text, raw=True, display_id=True)
         else:
             self.line.update(text, raw=True)
-            if start - self.drawn_at < 20 * self.drawing_took and not ended:
-                return
-        figure = training_figure(self.rows, total=self.total, band=self.band)
+        if not self.pictures or not status.rows or (now - self.drawn_at < 20 * self.drawing_took and not ended):
+            return
+        figure = training_figure(status.rows, total=status.updates, band=self.band)
         if self.picture is None:
             self.picture = display(figure, display_id=True)
         else:
             self.picture.update(figure)
         self.drawn_at = time.perf_counter()
-        self.drawing_took = self.drawn_at - start
+        self.drawing_took = self.drawn_at - now
 
 
 def singular_values_figure(before: np.ndarray, after: np.ndarray) -> Figure:
     """Singular values of a gradient, and of the update that Muon makes of it, largest first."""
-    figure, axes = plt.subplots(figsize=(7.5, 3.2))
+    figure, axes = subplots(figsize=(7.5, 3.2))
     axes.semilogy(before / before[0], color=BLUE, label="gradient, divided by its largest")
     axes.semilogy(after, color=ORANGE, label="Muon's update")
     axes.set(
         title="A gradient pushes a few directions; Muon pushes all alike", xlabel="direction", ylabel="singular value"
     )
     axes.legend()
-    plt.close(figure)
     return figure
 
 
-def comparison_figure(curves: dict[str, list[dict[str, Any]]]) -> Figure:
+def comparison_figure(
+    curves: dict[str, list[dict[str, Any]]], title: str = "The same model, the same tokens, two recipes"
+) -> Figure:
     """Held-out loss against tokens trained on, one curve per run."""
-    figure, axes = plt.subplots(figsize=(7.5, 3.2))
+    figure, axes = subplots(figsize=(7.5, 3.2))
     for name, rows in curves.items():
         held_out = split_metrics(rows)[1]
         axes.plot(
             [r["tokens"] / 1000 for r in held_out], [r["held_out_loss"] for r in held_out], "o-", ms=4, label=name
         )
-    axes.set(title="The same model, the same tokens, two recipes", xlabel="thousand tokens", ylabel="held-out loss")
+    axes.set(title=title, xlabel="thousand tokens", ylabel="held-out loss")
     axes.legend()
-    plt.close(figure)
     return figure

@@ -13,11 +13,10 @@ from html import escape
 
 import numpy as np
 from IPython.display import HTML
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import BLUE, CARD, CYCLE, GREEN, GREY, INK, ORANGE, RED, drawable
+from .style import BLUE, CARD, CYCLE, GREEN, GREY, INK, ORANGE, RED, drawable, subplots
 
 QUIET = "#B8B8B8"  # what there is to compare with
 SCALES = (0.01, 0.1, 0.25, 0.5, 1.0)  # what a full bar may stand for, so that bars don't rescale at every touch
@@ -33,7 +32,7 @@ def plot_next_tokens(
     labels: Sequence[str], probabilities: Sequence[float], title: str, truth: int | None = None
 ) -> Figure:
     """Bars of the likeliest next tokens, the likeliest on top; `truth` numbers the one that really follows."""
-    figure, axes = plt.subplots(figsize=(9.0, 0.6 + 0.29 * len(labels)))
+    figure, axes = subplots(figsize=(9.0, 0.6 + 0.29 * len(labels)))
     colours = [ORANGE if number == truth else BLUE for number in range(len(labels))]
     axes.barh(range(len(labels)), probabilities, color=colours)
     for number, value in enumerate(probabilities):
@@ -41,7 +40,6 @@ def plot_next_tokens(
     _token_axis(axes, labels)
     axes.set_xlim(0, scale_for(probabilities) * 1.08)
     axes.set(xlabel="probability of being next", title=title)
-    plt.close(figure)
     return figure
 
 
@@ -50,7 +48,7 @@ def plot_settings(labels: Sequence[str], before: Sequence[float], after: Mapping
 
     Each panel has its own scale, up to its longest bar.
     """
-    figure, panels = plt.subplots(1, len(after), figsize=(9.6, 0.9 + 0.27 * len(labels)), sharey=True)
+    figure, panels = subplots(1, len(after), figsize=(9.6, 0.9 + 0.27 * len(labels)), sharey=True)
     rows = np.arange(len(labels))
     for axes, (name, values) in zip(np.atleast_1d(panels), after.items(), strict=True):
         values = np.asarray(values)
@@ -65,13 +63,12 @@ def plot_settings(labels: Sequence[str], before: Sequence[float], after: Mapping
     handles, names = np.atleast_1d(panels)[-1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
     _token_axis(np.atleast_1d(panels)[0], labels)
-    plt.close(figure)
     return figure
 
 
 def plot_repetition(texts: Mapping[str, Sequence[int]]) -> Figure:
     """A panel per text of ids: a dot where token i equals token j. A loop is a set of slanted lines."""
-    figure, panels = plt.subplots(1, len(texts), figsize=(9.0, 3.4))
+    figure, panels = subplots(1, len(texts), figsize=(9.0, 3.4))
     for axes, (name, ids) in zip(np.atleast_1d(panels), texts.items(), strict=True):
         ids = np.asarray(ids)
         axes.imshow(ids[:, None] == ids[None, :], cmap="Blues", interpolation="nearest", vmin=0, vmax=1.2)
@@ -79,7 +76,6 @@ def plot_repetition(texts: Mapping[str, Sequence[int]]) -> Figure:
         axes.set(xlabel="token number")
         axes.grid(False)
     np.atleast_1d(panels)[0].set_ylabel("token number")
-    plt.close(figure)
     return figure
 
 
@@ -91,7 +87,7 @@ def repeated_share(ids: Sequence[int], span: int = 4) -> float:
 
 def plot_step_times(seconds: Mapping[str, Sequence[float]], window: int = 8) -> Figure:
     """Milliseconds that each new token took, a line per way (the second dashed): medians over `window` tokens."""
-    figure, axes = plt.subplots()
+    figure, axes = subplots()
     for number, ((name, values), colour) in enumerate(zip(seconds.items(), CYCLE, strict=False)):
         values = 1000 * np.asarray(values)
         middle = [np.median(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
@@ -101,7 +97,6 @@ def plot_step_times(seconds: Mapping[str, Sequence[float]], window: int = 8) -> 
     axes.set(xlabel="number of the new token", ylabel="milliseconds", ylim=(0, 2000 * max(late)))
     axes.set_title("What does one more token cost?")
     axes.legend()
-    plt.close(figure)
     return figure
 
 
@@ -111,7 +106,7 @@ def plot_held_out(bars: Mapping[str, float], losses: np.ndarray, in_row: np.ndar
     `bars` and `losses` are nats per token; `in_row` and `in_segment` say how many tokens of each stood before (n,).
     The right side shows those losses only, so leave out of them what should not count, such as markers.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.7), width_ratios=(1, 1.25))
+    figure, (left, right) = subplots(1, 2, figsize=(9.6, 3.7), width_ratios=(1, 1.25))
     drawn = left.bar(range(len(bars)), list(bars.values()), color=[GREY, ORANGE, BLUE, GREEN][: len(bars)], width=0.6)
     left.bar_label(drawn, fmt="%.2f", padding=2, fontsize=10)
     left.set_xticks(range(len(bars)), list(bars), fontsize=9)
@@ -127,7 +122,6 @@ def plot_held_out(bars: Mapping[str, float], losses: np.ndarray, in_row: np.ndar
     right.set_title("Does it help to have read more?")
     right.set_ylim(left.get_ylim())  # one scale, from 0: otherwise small bumps look like effects
     right.legend(fontsize=9, loc="lower right")
-    plt.close(figure)
     return figure
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -18,15 +17,9 @@ from torch import Tensor
 
 from ..schedule import SCHEDULES, get_lr, learning_rate
 from ..training import Hooks
-from .style import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PURPLE, RED
+from .style import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PURPLE, RED, subplots
 
 POINTS = 600  # points of a drawn curve; more than a screen shows
-
-
-def finished(figure: Figure) -> Figure:
-    """The figure, taken from pyplot's list, so that a notebook shows it once: as its cell's result."""
-    plt.close(figure)
-    return figure
 
 
 def steps_to_draw(total: int) -> np.ndarray:
@@ -48,7 +41,7 @@ def _thousands(axes: Axes) -> None:
 
 def moves(gradient: Tensor, change: Tensor, lr: float) -> Figure:
     """Two histograms of absolute values on one logarithmic axis: gradients (any shape), and the changes of weights."""
-    figure, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(9, 4.2))
+    figure, (top, bottom) = subplots(2, 1, sharex=True, figsize=(9, 4.2))
     bins = np.logspace(-9, 0, 91)
     for axes, values, colour, name in (
         (top, gradient, BLUE, "gradients: any size"),
@@ -61,7 +54,7 @@ def moves(gradient: Tensor, change: Tensor, lr: float) -> Figure:
     bottom.axvline(lr, color=INK, linestyle="--", label=f"learning rate {lr:g}")
     bottom.legend(loc="upper left")
     bottom.set(xscale="log", xlabel="absolute value (logarithmic)")
-    return finished(figure)
+    return figure
 
 
 def one_update(rates: Sequence[float], after: Sequence[float], before: float) -> Figure:
@@ -69,7 +62,7 @@ def one_update(rates: Sequence[float], after: Sequence[float], before: float) ->
 
     The line ends at the upper edge where a loss lies far above `before`; a triangle there has its value beside it.
     """
-    figure, axes = plt.subplots(figsize=(9, 3.4))
+    figure, axes = subplots(figsize=(9, 3.4))
     top = before + 1.5 * (before - min(after))
     axes.plot(rates, after, "o-", color=BLUE, label="after one update")  # the axis cuts it
     axes.axhline(before, color=GREY, linestyle="--", label="before")
@@ -89,13 +82,13 @@ def one_update(rates: Sequence[float], after: Sequence[float], before: float) ->
         title="One update: too short a move changes little, too long a one makes it worse",
     )
     axes.legend(loc="lower left")
-    return finished(figure)
+    return figure
 
 
 def seed_curve(total: int, lr: float, marks: Sequence[int] = ()) -> Figure:
     """The seed's schedule over a run of `total` micro-steps, with the rate written beside each marked step."""
     steps = steps_to_draw(total)
-    figure, axes = plt.subplots(figsize=(9, 3.8))
+    figure, axes = subplots(figsize=(9, 3.8))
     axes.axhline(lr, color=GREY, linestyle="--", linewidth=1)
     for height, name in ((lr, "lr"), (lr / 10, "lr/10")):
         axes.text(1.01, height, name, color=INK, va="center", transform=axes.get_yaxis_transform())
@@ -119,7 +112,7 @@ def seed_curve(total: int, lr: float, marks: Sequence[int] = ()) -> Figure:
         title="The seed's rate: from 1.1 · lr along half a cosine to lr/10",
     )
     _thousands(axes)
-    return finished(figure)
+    return figure
 
 
 def micro_steps_and_updates(total: int, accumulation: int, lr: float) -> Figure:
@@ -127,7 +120,7 @@ def micro_steps_and_updates(total: int, accumulation: int, lr: float) -> Figure:
     hooks = Hooks(total, lr=lr, accumulation_steps=accumulation)
     rates = np.array([hooks.learning_rate(0, step) for step in range(total)])
     used = [step for step in range(total) if hooks.closes_window(step)]
-    figure, axes = plt.subplots(figsize=(9, 3.6))
+    figure, axes = subplots(figsize=(9, 3.6))
     for start in range(0, total, 2 * accumulation):
         axes.axvspan(start - 0.5, min(start + accumulation, total) - 0.5, color=GREY, alpha=0.1, linewidth=0)
     axes.plot(rates, "o", color=BLUE, markersize=4, label="set before a micro-step")
@@ -142,13 +135,13 @@ def micro_steps_and_updates(total: int, accumulation: int, lr: float) -> Figure:
         title=f"A run of {total} micro-steps: the rate is set {total} times and used {len(used)} times",
     )
     axes.legend(loc="lower left")
-    return finished(figure)
+    return figure
 
 
 def shapes(total: int, lr: float, warmup_steps: int = 0) -> Figure:
     """Every schedule of SCHEDULES over one run, with a common warm-up."""
     steps = steps_to_draw(total)
-    figure, axes = plt.subplots(figsize=(9, 3.8))
+    figure, axes = subplots(figsize=(9, 3.8))
     risen = f"warm-up over {warmup_steps / total:.0%}" if warmup_steps else "no warm-up"
     for name, style, colour in zip(SCHEDULES, cycle(("-", "--", "-", "-.", ":")), cycle(CYCLE), strict=False):
         rates = [learning_rate(name, int(step), total, lr, warmup_steps) for step in steps]
@@ -161,13 +154,13 @@ def shapes(total: int, lr: float, warmup_steps: int = 0) -> Figure:
     )
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title="schedule")
     _thousands(axes)
-    return finished(figure)
+    return figure
 
 
 def design(name: str, lr: float, total: int, warmup_steps: int) -> Figure:
     """One schedule as designed, above the seed's with the same peak and length, which is drawn pale."""
     steps = steps_to_draw(total)
-    figure, axes = plt.subplots(figsize=(8.2, 3.2))
+    figure, axes = subplots(figsize=(8.2, 3.2))
     axes.plot(
         steps, [get_lr(int(step), total, lr) for step in steps], color=GREY, linewidth=1, label="seed, to compare"
     )
@@ -181,7 +174,7 @@ def design(name: str, lr: float, total: int, warmup_steps: int) -> Figure:
     )
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     _thousands(axes)
-    return finished(figure)
+    return figure
 
 
 def runs(
@@ -196,7 +189,7 @@ def runs(
     `found`: name → the hooks that a run left behind. `ceiling` cuts the upper axis, and curves that pass it get a note;
     `shelf` is a loss to compare with, drawn as a grey line.
     """
-    figure, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(9, 5.2), height_ratios=(5, 3))
+    figure, (top, bottom) = subplots(2, 1, sharex=True, figsize=(9, 5.2), height_ratios=(5, 3))
     for (name, hooks), colour, style in zip(
         found.items(), (BLUE, ORANGE, GREEN, RED, PURPLE), ("-", "--", "-.", ":", "-"), strict=False
     ):
@@ -218,12 +211,12 @@ def runs(
     else:
         bottom.set_ylim(bottom=0)
     top.legend(loc="upper left", bbox_to_anchor=(1, 1), title="run")
-    return finished(figure)
+    return figure
 
 
 def sweep(rates: Sequence[float], losses: Sequence[float], marks: Mapping[str, float]) -> Figure:
     """Loss over the rate while the rate rises in one run; `marks`: name → rate, drawn as vertical lines with names."""
-    figure, axes = plt.subplots(figsize=(9, 3.6))
+    figure, axes = subplots(figsize=(9, 3.6))
     axes.plot(rates, losses, ".", color=GREY, markersize=4, label="micro-batch")
     mean = smoothed(losses)
     low, start = mean.min(), losses[0]
@@ -243,16 +236,16 @@ def sweep(rates: Sequence[float], losses: Sequence[float], marks: Mapping[str, f
         title="A sweep: where does the loss fall, and where does it break out?",
     )
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return finished(figure)
+    return figure
 
 
 def rates_of_updates(found: Mapping[str, Sequence[float]], title: str) -> Figure:
     """Lists of rates, one number per update, over the update's number."""
-    figure, axes = plt.subplots(figsize=(9, 3))
+    figure, axes = subplots(figsize=(9, 3))
     for (name, rates), style in zip(found.items(), ("-", "--"), strict=False):
         axes.plot(rates, style, label=name)
     axes.set(xlabel="update", ylabel="learning rate", title=title)
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower left")
     _thousands(axes)
-    return finished(figure)
+    return figure

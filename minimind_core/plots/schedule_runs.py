@@ -11,13 +11,13 @@ from itertools import cycle
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import nn
 
 from ..training import Hooks
-from .schedule import finished, smoothed
-from .style import BLUE, CYCLE, GREY, INK, ORANGE
+from .schedule import smoothed
+from .style import BLUE, CYCLE, GREY, INK, ORANGE, subplots
 
 STYLES = ("-", "--", "-.", ":")
 
@@ -49,7 +49,7 @@ def first_updates(found: Mapping[str, Mapping[str, Hooks]], warmup_steps: int) -
 
     `found`: column's name → run's name → its hooks. The end of the warm-up is a grey line.
     """
-    figure, axes = plt.subplots(2, len(found), sharex=True, sharey="row", figsize=(9, 5.0), squeeze=False)
+    figure, axes = subplots(2, len(found), sharex=True, sharey="row", figsize=(9, 5.0), squeeze=False)
     for (name, pair), (top, bottom) in zip(found.items(), axes.T, strict=True):
         for (kind, hooks), colour, style in zip(pair.items(), (ORANGE, BLUE), ("--", "-"), strict=False):
             updates = np.arange(1, len(hooks.losses) + 1)
@@ -62,7 +62,7 @@ def first_updates(found: Mapping[str, Mapping[str, Hooks]], warmup_steps: int) -
     axes[0, 0].set_ylabel("loss (nats per token)")
     axes[1, 0].set_ylabel("gradient norm")
     axes[0, -1].legend(loc="upper right")
-    return finished(figure)
+    return figure
 
 
 def weight_decays(found: Mapping[str, Hooks], lengths: Mapping[str, float], before: float) -> Figure:
@@ -70,7 +70,7 @@ def weight_decays(found: Mapping[str, Hooks], lengths: Mapping[str, float], befo
 
     `found`: name → hooks; `lengths`: the same names → length of the model's matrices; `before`: their length untrained.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), width_ratios=(5, 4))
+    figure, (left, right) = subplots(1, 2, figsize=(9, 3.8), width_ratios=(5, 4))
     for (name, hooks), colour, style in zip(found.items(), cycle(CYCLE), cycle(STYLES), strict=False):
         left.plot(smoothed(hooks.losses), style, color=colour, label=name)
     left.set(xlabel="update", ylabel="loss (nats), mean of the last 9", title="Too strong a pull, and nothing is kept")
@@ -84,7 +84,7 @@ def weight_decays(found: Mapping[str, Hooks], lengths: Mapping[str, float], befo
     right.invert_yaxis()
     right.grid(axis="y", visible=False)
     right.legend(loc="lower right")
-    return finished(figure)
+    return figure
 
 
 def batch_against_rate(sizes: Sequence[int], rates: Sequence[float], losses: Sequence[Sequence[float]]) -> Figure:
@@ -95,17 +95,17 @@ def batch_against_rate(sizes: Sequence[int], rates: Sequence[float], losses: Seq
     """
     table = np.asarray(losses, float)
     above = table - table.min(axis=1, keepdims=True)
-    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.85 * len(sizes)))
+    figure, axes = subplots(figsize=(9, 0.9 + 0.85 * len(sizes)))
     image = axes.imshow(above, cmap="cividis_r", aspect="auto", vmin=0)
     for i, j in np.ndindex(*table.shape):
         dark = above[i, j] > 0.55 * above.max()
         axes.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", color="white" if dark else INK, fontsize=12)
     for i, j in enumerate(table.argmin(axis=1)):
         frame = {"fill": False, "edgecolor": ORANGE, "linewidth": 3.5}
-        axes.add_patch(plt.Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, **frame))
+        axes.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, **frame))
     axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     axes.set_yticks(range(len(sizes)), [f"{size}" for size in sizes])
     axes.set(xlabel="learning rate", ylabel="rows in a batch", title="The best rate of each batch size, framed")
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, label="above the row's\nlowest (nats)")
-    return finished(figure)
+    return figure

@@ -5,48 +5,21 @@ Figures are opaque light cards, so that they read the same in JupyterLab's dark 
 
 from __future__ import annotations
 
-import importlib.util
-from dataclasses import replace
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..fonts import chinese_font
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
     "#0072B2", "#D55E00", "#009E73", "#CC3311", "#AA4499", "#56B4E9", "#E6B800",
 )  # fmt: skip
 GREY, INK, CARD = "#777777", "#222222", "#FBFBF8"
 CYCLE = [BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, GREY]
-
-CHINESE_FONTS = (
-    "Noto Sans CJK SC", "Source Han Sans SC", "Source Han Sans CN", "Microsoft YaHei", "PingFang SC",
-    "Hiragino Sans GB", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "SimHei", "Heiti SC", "Noto Sans SC",
-    "Noto Sans CJK JP", "Noto Sans CJK TC", "Droid Sans Fallback", "Arial Unicode MS",
-)  # fmt: skip
-
-
-@cache
-def chinese_font() -> str | None:
-    """The name of a font that draws Chinese: this machine's, else the one that a dependency brings, else None."""
-    have = {font.name for font in font_manager.fontManager.ttflist}
-    for name in CHINESE_FONTS:
-        if name in have:
-            return _in_bold_too(name)
-    spec = importlib.util.find_spec("notojp_matplotlib")
-    folder = Path(spec.origin).parent if spec and spec.origin else None
-    for path in sorted(folder.rglob("*.otf")) if folder else []:
-        font_manager.fontManager.addfont(path)
-        return _in_bold_too(font_manager.FontProperties(fname=path).get_name())
-    return None
-
-
-def _in_bold_too(name: str) -> str:
-    """Let a font that comes in one weight serve for bold text as well; matplotlib would warn at every such label."""
-    entries = [font for font in font_manager.fontManager.ttflist if font.name == name]
-    if not any(str(font.weight) in ("bold", "600", "700", "800", "900") for font in entries):
-        font_manager.fontManager.ttflist.append(replace(entries[0], weight=700))
-    return name
 
 
 def use_course_style() -> None:
@@ -83,12 +56,31 @@ def use_course_style() -> None:
     )
 
 
+def subplots(rows: int = 1, columns: int = 1, figsize: tuple[float, float] | None = None, **how: Any) -> tuple:
+    """A figure and its axes (one, or an array), as `pyplot.subplots` makes them, but known to nobody else.
+
+    JupyterLab may answer a widget in a thread of its own, and pyplot's list of open figures is shared by all threads.
+    """
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **how)
+
+
+@cache
+def _signs(font: str | None) -> frozenset[int]:
+    """Code points that the figures' fonts can draw."""
+    found: set[int] = set()
+    for name in ("DejaVu Sans", font):
+        if name:
+            found |= set(font_manager.get_font(font_manager.findfont(name)).get_charmap())
+    return frozenset(found)
+
+
 def drawable(text: str) -> str:
-    """`text` as this machine can draw it: unchanged with a Chinese font, else with · for each Chinese character.
+    """`text` as this machine can draw it, with · for each sign that no font has (an emoji, or all Chinese).
 
     Also shows blanks and line breaks, which would be invisible in a label.
     """
     text = text.replace("\n", "⏎").replace(" ", "␣") if text.strip() != text or "\n" in text else text
-    if chinese_font():
-        return text
-    return "".join("·" if ord(character) > 0x2E80 else character for character in text)
+    signs = _signs(chinese_font())
+    return "".join(sign if ord(sign) in signs else "·" for sign in text)

@@ -13,14 +13,13 @@ from html import escape
 
 import numpy as np
 from IPython.display import HTML
-from matplotlib import pyplot as plt
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from ..tokenizer import BOS_ID, EOS_ID, SPECIAL_TOKENS, pieces, token_bytes
 from .corpus import PALE, Safe, card, table
-from .style import BLUE, GREEN, GREY, INK, ORANGE
+from .style import BLUE, GREEN, GREY, INK, ORANGE, subplots
 
 COUNTS, IGNORED = "#CFEBDF", "#DADADA"  # backgrounds of positions inside and outside the loss
 TEXT, PADDING = "#8FD3B8", "#3A3A3A"  # the same in images: far apart in lightness too
@@ -120,20 +119,19 @@ def xy_html(tokenizer: Tokenizer, X: Sequence[int], Y: Sequence[int], mask: Sequ
 
 def mask_image(masks: np.ndarray, title: str = "Which positions count") -> Figure:
     """Masks (rows, positions) as an image: a line a row, dark where a position is padding and does not count."""
-    figure, axes = plt.subplots(figsize=(9, 3.0))
+    figure, axes = subplots(figsize=(9, 3.0))
     axes.imshow(masks, aspect="auto", interpolation="nearest", cmap=ListedColormap([PADDING, TEXT]), vmin=0, vmax=1)
     axes.set(xlabel="position in the row, tokens", ylabel="row", title=title)
     axes.grid(visible=False)
     for label, colour in (("counts (mask 1)", TEXT), ("padding (mask 0)", PADDING)):
         axes.plot([], [], "s", color=colour, label=label)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-    plt.close(figure)
     return figure
 
 
 def padding_cost(shares: dict[int, tuple[float, float]]) -> Figure:
     """For each max_length: what share of the positions is padding, and what share of the tokens is cut off, in %."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.0))
+    figure, (left, right) = subplots(1, 2, figsize=(9, 3.0))
     names = [str(length) for length in shares]
     for axes, which, colour, label in (
         (left, 0, GREY, "positions that are padding, %"),
@@ -145,7 +143,6 @@ def padding_cost(shares: dict[int, tuple[float, float]]) -> Figure:
         axes.set(xlabel="max_length, tokens", ylabel=label, ylim=(0, max(*values, 1) * 1.2))
     left.set_title("Longer rows: computed for nothing")
     right.set_title("Shorter rows: never seen")
-    plt.close(figure)
     return figure
 
 
@@ -156,7 +153,7 @@ def compression(
 
     `costs` gives for each vocabulary (parameters of the embedding, of the whole model); `mark` is MiniMind's.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    figure, (left, right) = subplots(1, 2, figsize=(9, 3.6))
     for (name, values), marker in zip(curves.items(), "os^", strict=False):
         left.plot(sizes, values, marker=marker, label=name)
     scale = "vocabulary, tokens (logarithmic scale)"
@@ -179,7 +176,6 @@ def compression(
     right.set_xticks(ticks, [f"{size:,}" for size in ticks], rotation=45)
     for axes in (left, right):
         axes.minorticks_off()
-    plt.close(figure)
     return figure
 
 
@@ -192,7 +188,7 @@ def segment_numbers(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def packed_against_padded(padded: tuple[np.ndarray, np.ndarray], packed: tuple[np.ndarray, np.ndarray]) -> Figure:
     """Two batches, each as (ids, mask) of shape (rows, positions): colours change at every `</s>`, padding is dark."""
     colours = ListedColormap([PADDING, "#8FBFE0", "#F2B08F", "#8FD3B8", "#EBD27E", "#CDA6CD", "#C9C9C9"])
-    figure, panels = plt.subplots(2, 1, figsize=(9, 4.2), sharex=True)
+    figure, panels = subplots(2, 1, figsize=(9, 4.2), sharex=True)
     for axes, (ids, mask), name in zip(panels, (padded, packed), ("padded", "packed"), strict=True):
         image = segment_numbers(np.asarray(ids), np.asarray(mask))
         axes.imshow(image, aspect="auto", interpolation="nearest", cmap=colours, norm=BoundaryNorm(range(8), 7))
@@ -202,7 +198,6 @@ def packed_against_padded(padded: tuple[np.ndarray, np.ndarray], packed: tuple[n
         axes.set(ylabel="row", title=f"{name}: {used:,} of {mask.size:,} positions count ({used / mask.size:.0%})")
         axes.grid(visible=False)
     panels[1].set(xlabel="position, tokens (a line: <s>; dark: padding; a colour: one segment, colours repeat)")
-    plt.close(figure)
     return figure
 
 
@@ -210,7 +205,7 @@ def loss_by_position(losses: Sequence[float], mask: Sequence[int], title: str) -
     """One row's loss at each position, in nats: text green, padding grey, and both means as lines across."""
     losses, counts = np.asarray(losses), np.asarray(mask) > 0
     place = np.arange(len(losses))
-    figure, axes = plt.subplots(figsize=(9, 3.2))
+    figure, axes = subplots(figsize=(9, 3.2))
     axes.plot(place[counts], losses[counts], ".", color=GREEN, markersize=4, label="counts (mask 1)")
     axes.plot(place[~counts], losses[~counts], "x", color=GREY, markersize=4, label="padding (mask 0)")
     for value, colour, style, label in (
@@ -221,7 +216,6 @@ def loss_by_position(losses: Sequence[float], mask: Sequence[int], title: str) -
     axes.set(xlabel="position in the row, tokens", ylabel="-log p(right token), nats", title=title)
     axes.set(ylim=(-0.3, 1.1 * losses.max()))
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-    plt.close(figure)
     return figure
 
 
@@ -230,7 +224,7 @@ def mask_matters(with_mask: dict[str, list[float]], without: dict[str, list[floa
 
     On the left the run without the mask, what it reports beside its loss on the text; on the right both on the text.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    figure, panels = subplots(1, 2, figsize=(9, 3.6), sharey=True)
     below = (
         (
             "One run, two means: the report flatters",
@@ -250,5 +244,4 @@ def mask_matters(with_mask: dict[str, list[float]], without: dict[str, list[floa
         axes.set(xlabel="updates", title=title, xlim=(None, end + 5), ylim=(0, None))
         axes.legend(loc="lower left")
     panels[0].set(ylabel="loss, nats per token")
-    plt.close(figure)
     return figure

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor, autograd
 
@@ -20,8 +19,7 @@ from ..config import ModelConfig
 from ..model import MiniMindLM
 from ..precision import autocast_context
 from ..training import masked_cross_entropy
-from .schedule import finished
-from .style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, YELLOW
+from .style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, YELLOW, subplots
 
 PARTS = ("SwiGLU", "scores", "attention, its weights", "attention, the rest", "norms", "token ids")
 
@@ -98,7 +96,7 @@ def kept_over_rows(kept: Mapping[int, Mapping[str, float]], reckoned: Mapping[in
 
     `fixed` is what weights, gradients and the optimizer take whatever the rows: a line.
     """
-    figure, axes = plt.subplots(figsize=(9, 3.8))
+    figure, axes = subplots(figsize=(9, 3.8))
     colours = dict(zip(PARTS, (BLUE, SKY, ORANGE, YELLOW, GREEN, PURPLE), strict=True))
     totals: list[float] = []
     for place, parts in enumerate(kept.values()):
@@ -125,7 +123,7 @@ def kept_over_rows(kept: Mapping[int, Mapping[str, float]], reckoned: Mapping[in
     )
     axes.grid(axis="x", visible=False)
     axes.legend(loc="upper left")
-    return finished(figure)
+    return figure
 
 
 def spike(runs: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], at: int) -> Figure:
@@ -134,7 +132,7 @@ def spike(runs: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], at: i
     runs: optimizer → name of the run → "losses" and "moves", a number per update each. Losses that leave the panel
     (inf and nan too) are marked at its upper edge.
     """
-    figure, panels = plt.subplots(2, len(runs), sharex=True, figsize=(9, 4.8), squeeze=False)
+    figure, panels = subplots(2, len(runs), sharex=True, figsize=(9, 4.8), squeeze=False)
     looks = ((GREY, "-", 3.5), (ORANGE, "-", 1.8), (BLUE, "--", 1.6))
     for (upper, lower), (optimizer, by_name) in zip(panels.T, runs.items(), strict=True):
         first = next(iter(by_name.values()))["losses"]
@@ -158,4 +156,4 @@ def spike(runs: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], at: i
     panels[0, 0].set_ylabel("nats")
     panels[1, 0].set_ylabel("norm of the change")
     figure.legend(*panels[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return finished(figure)
+    return figure

@@ -1,127 +1,38 @@
-"""The widget of lesson 07: a prompt, six sliders, and a text that grows while the Stop button still answers.
+"""The widget of lesson 07: a prompt, a choice of models, six sliders, and a text that grows while Stop still answers.
 
-A kernel that is busy hears no click, so the text is written in a thread of its own. The thinking is in `write` and
-`Writer`, which know nothing of widgets. Everything shown is escaped: prompts and generated text are untrusted. Left
-out: choosing tokens (generation.py).
+Afterwards each token can be coloured by its probability, with what else the model thought of. The thinking is in plain
+functions and in writer.py. Everything shown is escaped: prompts and generated text are untrusted.
 """
 
 from __future__ import annotations
 
-import contextvars
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 from tokenizers import Tokenizer
 
-from ..errors import CourseError
+from ..checkpoint import load_run, read_facts
+from ..errors import CheckpointError
 from ..eval_model import PROMPTS
-from ..generation import encode_prompt, generate
 from ..model import MiniMindLM
 from ..plots.style import CARD, INK, RED
-from ..tokenizer import EOS_ID, TextStream
+from ..preflight import spoken_time
+from ..runs import all_runs
+from .parts import Panel, button, card_style, error_card, fill, looks, prompt_field, row, typed
+from .probabilities import Judged, alternatives_html, coloured_html, judged, legend_html
+from .writer import Progress, Writer
 
-SECONDS_BETWEEN_LOOKS = 0.05  # a fast GPU writes more tokens a second than a browser can draw
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How a continuation stands. `state`: 'writing', 'ended' (at `</s>`), 'full', 'stopped' or 'failed'."""
-
-    prompt: str
-    text: str = ""
-    tokens: int = 0
-    seconds: float = 0.0
-    state: str = "writing"
-    error: str = ""
+KEPT = 6  # earlier texts that stay in sight
+PAGE = card_style("min-height:120px;font-size:15px;line-height:1.7;white-space:pre-wrap")
+PROMPT_STYLE = f"background-color:#D6E8F5;color:{INK};padding:1px 2px"
+SMALL = f"background-color:{CARD};color:#555555;font-size:12px"
 
 
-def write(
-    model: MiniMindLM, tokenizer: Tokenizer, prompt: str, stop: threading.Event | None = None, **settings: Any
-) -> Iterator[Progress]:
-    """Continue a text; yields how it stands at the start and after every token, last of all how it came to its end.
-
-    `settings` are those of `generate`. Once `stop` is set, no more tokens are taken. Never raises: an error is a state.
-    """
-    started, stream = time.perf_counter(), TextStream(tokenizer)
-    text, tokens, state, error = "", 0, "full", ""
-    yield Progress(prompt)
-    try:
-        for token in generate(model, encode_prompt(tokenizer, prompt), stream=True, **settings):
-            if stop is not None and stop.is_set():
-                state = "stopped"
-                break
-            text, tokens = text + stream.push(token), tokens + 1
-            if token == EOS_ID:
-                state = "ended"
-            yield Progress(prompt, text, tokens, time.perf_counter() - started)
-        if state != "stopped":
-            text += stream.flush()
-    except Exception as problem:  # shown in the widget: an error in a thread would be lost
-        state = "failed"
-        error = str(problem) if isinstance(problem, CourseError) else f"{type(problem).__name__}: {problem}"
-    yield Progress(prompt, text, tokens, time.perf_counter() - started, state, error)
-
-
-class Writer:
-    """Writes one text at a time in a thread, and hands `show` what there is to see.
-
-    `show` is called from that thread: at the start, about 20 times a second, and once at the end.
-    """
-
-    def __init__(self, model: MiniMindLM, tokenizer: Tokenizer, show: Callable[[Progress], None]) -> None:
-        self.model, self.tokenizer, self.show = model, tokenizer, show
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-
-    @property
-    def running(self) -> bool:
-        """Whether a thread is at work."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def start(self, prompt: str, **settings: Any) -> None:
-        """Begin a text. One that is still being written gives way; its thread ends before the new one computes."""
-        self.forget()
-        work = (self._work, self._stop, self._thread, prompt, settings)
-        # The context says which notebook the messages belong to; a bare thread has none, and some kernels mind.
-        self._thread = threading.Thread(target=contextvars.copy_context().run, args=work, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Let the text end where it is; what it came to is still shown."""
-        self._stop.set()
-
-    def forget(self) -> None:
-        """Stop, and show nothing more of this text."""
-        with self._lock:
-            self._stop.set()
-            self._stop = threading.Event()
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the thread to end; False when it has not after that time."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-        return not self.running
-
-    def _work(
-        self, stop: threading.Event, before: threading.Thread | None, prompt: str, settings: dict[str, Any]
-    ) -> None:
-        if before is not None:
-            before.join()
-        shown = 0.0
-        for progress in write(self.model, self.tokenizer, prompt, stop, **settings):
-            now = time.perf_counter()
-            if progress.state == "writing" and progress.tokens and now - shown < SECONDS_BETWEEN_LOOKS:
-                continue
-            shown = now
-            with self._lock:
-                if stop is self._stop:  # nobody has begun another text or cleared this one
-                    self.show(progress)
+# --- the text ---------------------------------------------------------------------------------------------------------
 
 
 def status_line(progress: Progress) -> str:
@@ -139,94 +50,256 @@ def status_line(progress: Progress) -> str:
     return f"{ended} · {progress.tokens} tokens in {progress.seconds:.1f} s{speed}"
 
 
-def progress_html(progress: Progress | None) -> str:
-    """A card with the prompt on blue, the continuation behind it and a status line; None: a word on what to do."""
-    style = (
-        f"background-color:{CARD};color:{INK};border:1px solid #CCCCCC;border-radius:4px;padding:10px 12px;"
-        "max-width:760px;min-height:120px;font-size:15px;line-height:1.7;white-space:pre-wrap;overflow-wrap:anywhere"
-    )
+def progress_html(progress: Progress | None, body: str | None = None) -> str:
+    """A card with the prompt on blue, the continuation behind it and a status line; None: a word on what to do.
+
+    `body` is HTML for the continuation in place of its plain text.
+    """
     if progress is None:
-        return f'<div style="{style}">Press Continue: the text appears here, token by token.</div>'
-    small = f"background-color:{CARD};color:#555555;font-size:12px;margin-top:8px"
-    prompt = f'<span style="background-color:#D6E8F5;color:{INK};padding:1px 2px">{escape(progress.prompt)}</span>'
-    cursor = "▌" if progress.state == "writing" else ""
+        return f'<div style="{PAGE}">Press Continue: the text appears here, token by token.</div>'
+    prompt = f'<span style="{PROMPT_STYLE}">{escape(progress.prompt)}</span>'
+    cursor, role = ("▌", "") if progress.state == "writing" else ("", ' role="status"')
     error = ""
     if progress.error:
         error = (
             f'<div style="background-color:{CARD};color:{RED}"><b>That did not work.</b> {escape(progress.error)}</div>'
         )
-    status = f'<div role="status" style="{small}">{escape(status_line(progress))}</div>'
-    return f'<div style="{style}">{prompt}{escape(progress.text)}{cursor}{error}{status}</div>'
+    status = f'<div{role} style="{SMALL};margin-top:8px">{escape(status_line(progress))}</div>'
+    text = escape(progress.text) if body is None else body
+    return f'<div style="{PAGE}">{prompt}{text}{cursor}{error}{status}</div>'
+
+
+def history_html(earlier: Sequence[tuple[str, Progress]]) -> str:
+    """Earlier texts with what they were made with, newest first, folded; empty when there are none."""
+    if not earlier:
+        return ""
+    lines = "".join(
+        f'<div style="margin:6px 0"><span style="{PROMPT_STYLE}">{escape(progress.prompt)}</span>'
+        f'{escape(progress.text)}<div style="{SMALL}">{escape(made)} · {escape(status_line(progress))}</div></div>'
+        for made, progress in reversed(earlier)
+    )
+    style = card_style("font-size:14px;line-height:1.6;white-space:pre-wrap")
+    return f'<details><summary>Earlier texts ({len(earlier)})</summary><div style="{style}">{lines}</div></details>'
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def model_files(folder: str | Path | None = None) -> dict[str, Path]:
+    """The weights files of a folder (default out/), snapshots included, by a label that says what they are."""
+    found = {}
+    for name, run in all_runs(folder).items():
+        for path in (run.weights, *sorted((run.folder / "snapshots").glob("*.pth"))):
+            label = model_label(name if path == run.weights else f"{name}, {path.stem}", path)
+            if label:
+                found[label] = path
+    return found
+
+
+def model_label(name: str, path: Path, now: float | None = None) -> str:
+    """'pretrain_128 · 840 updates · held-out loss 5.62 · 4.4 MB · 3 min old', or "" for what is no whole model."""
+    try:
+        facts, file = read_facts(path), path.stat()
+    except (CheckpointError, OSError):
+        return ""
+    if not facts:
+        return ""
+    words = [name, f"{facts.get('step', 0):,} updates"]
+    if facts.get("held_out_loss") is not None:
+        words.append(f"held-out loss {facts['held_out_loss']:.2f}")
+    elif facts.get("loss") is not None:
+        words.append(f"loss {facts['loss']:.2f}")
+    age = max(0.0, (time.time() if now is None else now) - file.st_mtime)
+    return " · ".join([*words, f"{file.st_size / 1e6:.1f} MB", f"{spoken_time(age)} old"])
+
+
+# --- the widget -------------------------------------------------------------------------------------------------------
 
 
 def setting_sliders() -> dict[str, widgets.Widget]:
     """The six sliders, by the name that `generate` gives each setting."""
-    shape = {
-        "style": {"description_width": "130px"},
-        "layout": widgets.Layout(width="370px"),
-        "continuous_update": False,
-    }
     whole, real = widgets.IntSlider, widgets.FloatSlider
+    quiet: dict[str, Any] = {"continuous_update": False}
     return {
-        "max_new_tokens": whole(100, 1, 500, description="new tokens", tooltip="most tokens to add", **shape),
+        "max_new_tokens": whole(100, 1, 500, description="new tokens", tooltip="most tokens to add", **quiet, **wide()),
         "temperature": real(
-            0.7, min=0, max=2, step=0.05, description="temperature", tooltip="0: always the likeliest", **shape
+            0.7,
+            min=0,
+            max=2,
+            step=0.05,
+            description="temperature",
+            tooltip="0: always the likeliest",
+            **quiet,
+            **wide(),
         ),
-        "top_p": real(0.9, min=0.05, max=1, step=0.05, description="top-p", tooltip="1: off", **shape),
-        "top_k": whole(0, 0, 100, description="top-k (0: off)", tooltip="0: off", **shape),
+        "top_p": real(0.9, min=0.05, max=1, step=0.05, description="top-p", tooltip="1: off", **quiet, **wide()),
+        "top_k": whole(0, 0, 100, description="top-k (0: off)", tooltip="0: off", **quiet, **wide()),
         "repetition_penalty": real(
-            1.0, min=1, max=2, step=0.05, description="repetition penalty", tooltip="1: off", **shape
+            1.0, min=1, max=2, step=0.05, description="repetition penalty", tooltip="1: off", **quiet, **wide()
         ),
-        "seed": whole(42, 0, 100, description="seed", tooltip="the same seed draws the same text", **shape),
+        "seed": whole(42, 0, 100, description="seed", tooltip="the same seed draws the same text", **quiet, **wide()),
     }
 
 
-def continuation_widget(model: MiniMindLM, tokenizer: Tokenizer, prompts: Sequence[str] = PROMPTS) -> widgets.VBox:
-    """A prompt with suggestions, sliders, Continue, Stop and Clear, and the text as it is written.
+def wide() -> dict[str, Any]:
+    """Looks of a slider with a long name."""
+    return looks("130px")
+
+
+def made_with(settings: Mapping[str, Any], name: str = "") -> str:
+    """Settings in a line, for the list of earlier texts."""
+    words = [f"temperature {settings['temperature']:g}", f"top-p {settings['top_p']:g}", f"seed {settings['seed']}"]
+    if settings["top_k"]:
+        words.append(f"top-k {settings['top_k']}")
+    if settings["repetition_penalty"] != 1:
+        words.append(f"penalty {settings['repetition_penalty']:g}")
+    return " · ".join([*([name] if name else []), *words])
+
+
+class ContinuationBox:
+    """The widgets of a continuation and what they do; `panel` is what is shown.
 
     Continue (or Enter in the prompt) while a text is being written begins anew with what the widget then says.
     """
-    prompt = widgets.Text(
-        value=prompts[0] if prompts else "",
-        description="Prompt",
-        placeholder="the beginning of a text; may be empty",
-        layout=widgets.Layout(width="100%", max_width="760px"),
-        style={"description_width": "60px"},
-    )
-    suggestions = [widgets.Button(description=text, tooltip="use as the prompt") for text in prompts]
-    sliders = setting_sliders()
-    go = widgets.Button(description="Continue", button_style="primary", tooltip="continue the prompt")
-    halt = widgets.Button(description="Stop", disabled=True, tooltip="end the text where it is")
-    clear = widgets.Button(description="Clear", tooltip="stop, and empty the page")
-    page = widgets.HTML(progress_html(None))
 
-    def show(progress: Progress) -> None:
-        halt.disabled = progress.state != "writing"
-        page.value = progress_html(progress)
+    def __init__(
+        self, model: MiniMindLM, tokenizer: Tokenizer, prompts: Sequence[str], files: Mapping[str, Path]
+    ) -> None:
+        self.files, self.own = dict(files), (model, tokenizer)
+        self.now: Progress | None = None
+        self.made = ""
+        self.earlier: list[tuple[str, Progress]] = []
+        self.tokens: list[Judged] = []
+        self.writer = Writer(model, tokenizer, self.show)
+        self.prompt = prompt_field(
+            prompts[0] if prompts else "", live=True, placeholder="the beginning of a text; may be empty"
+        )
+        suggestions = [button(text, "use as the prompt", self._suggest(text)) for text in prompts]
+        self.choice = widgets.Dropdown(
+            options=["the notebook's model", *self.files], description="Model", **looks("60px", "100%")
+        )
+        self.sliders = setting_sliders()
+        self.go = button("Continue", "continue the prompt; Enter in the prompt does the same", self.begin, "primary")
+        self.halt = button("Stop", "end the text where it is", self.writer.stop)
+        self.halt.disabled = True
+        clear = button("Clear", "stop, and empty the page and the list of earlier texts", self.clear)
+        self.colours = widgets.ToggleButton(
+            False, description="Probabilities", tooltip="colour each token by its probability",
+            layout=widgets.Layout(width="auto"),
+        )  # fmt: skip
+        self.place = widgets.IntSlider(1, 1, 1, description="token", **looks("60px", "500px"))
+        self.page, self.legend, self.others, self.history = (widgets.HTML() for _ in range(4))
+        self.page.value = progress_html(None)
+        self.place.layout.display = "none"
+        self.prompt.on_msg(lambda _, content, buffers: self.begin() if content.get("event") == "submit" else None)
+        self.choice.observe(lambda change: self._load(change.old), "value")
+        self.colours.observe(lambda _: self._colour(), "value")
+        self.place.observe(lambda _: self._point(), "value")
+        self.panel = Panel(
+            [
+                self.prompt,
+                row(*suggestions),
+                self.choice,
+                row(*self.sliders.values()),
+                row(self.go, self.halt, clear, self.colours),
+                self.page,
+                self.legend,
+                self.place,
+                self.others,
+                self.history,
+            ]
+        )
+        self.panel.layout.max_width = "780px"
 
-    writer = Writer(model, tokenizer, show)
+    def _suggest(self, text: str):
+        return lambda: setattr(self.prompt, "value", text)
 
-    def begin(*_: object) -> None:
-        writer.start(prompt.value, **{name: slider.value for name, slider in sliders.items()})
+    def _load(self, before: str) -> None:
+        """The chosen model takes over; one that cannot be loaded is said, and the one before stays."""
+        path = self.files.get(self.choice.value)
+        try:
+            model, tokenizer = self.own if path is None else load_run(path, next(self.own[0].parameters()).device)[:2]
+        except Exception as problem:
+            self.choice.value = before
+            self.legend.value = error_card(problem)
+            return
+        self.writer.forget()
+        self._keep()
+        self._uncolour()
+        self.page.value = progress_html(None)
+        self.writer.model, self.writer.tokenizer = model, tokenizer
+        self.halt.disabled = True
 
-    def empty(*_: object) -> None:
-        writer.forget()
-        halt.disabled, page.value = True, progress_html(None)
+    def begin(self) -> None:
+        """Write a text with what the widget says now."""
+        self._keep()
+        settings = {name: slider.value for name, slider in self.sliders.items()}
+        self.made = made_with(settings, "" if self.choice.index == 0 else self.choice.value.split(" · ")[0])
+        self.writer.start(typed(self.prompt.value), **settings)
 
-    go.on_click(begin)
-    prompt.on_msg(lambda _, content, buffers: begin() if content.get("event") == "submit" else None)
-    halt.on_click(lambda _: writer.stop())
-    clear.on_click(empty)
-    for button in suggestions:
-        button.layout = widgets.Layout(width="auto")
-        button.on_click(lambda pressed: setattr(prompt, "value", pressed.description))
-    wrapped = widgets.Layout(flex_flow="row wrap", max_width="780px")
-    return widgets.VBox(
-        [
-            prompt,
-            widgets.HBox(suggestions, layout=wrapped),
-            widgets.HBox(list(sliders.values()), layout=wrapped),
-            widgets.HBox([go, halt, clear]),
-            page,
-        ]
-    )
+    def _keep(self) -> None:
+        """The text on the page becomes an earlier one."""
+        if self.now is not None and self.now.ids:
+            self.earlier = [*self.earlier, (self.made, self.now)][-KEPT:]
+            self.history.value = history_html(self.earlier)
+        self.now = None
+
+    def show(self, progress: Progress) -> None:
+        """Called by the writer as the text grows."""
+        self.now = progress
+        self.halt.disabled = progress.state != "writing"
+        if progress.state == "writing":
+            self.page.value = progress_html(progress)
+            if self.tokens:
+                self._uncolour()
+        else:
+            self._colour()
+
+    def _uncolour(self) -> None:
+        self.tokens, self.legend.value, self.others.value = [], "", ""
+        self.place.layout.display = "none"
+
+    def _colour(self) -> None:
+        """The page as it is now: plain while it grows, or when no colours are wanted."""
+        if self.now is None or self.now.state == "writing":
+            return
+        self._uncolour()
+        self.page.value = progress_html(self.now)
+        if not self.colours.value or not self.now.ids:
+            return
+        try:
+            self.tokens = judged(self.writer.model, self.writer.tokenizer, self.now)
+        except Exception as problem:
+            self.legend.value = error_card(problem)
+            return
+        self.place.max = len(self.tokens)
+        self.place.layout.display = None
+        self.legend.value = legend_html()
+        self._point()
+
+    def _point(self) -> None:
+        """The chosen token gets a frame, and its alternatives a table."""
+        number = self.place.value - 1
+        if self.now is not None and number < len(self.tokens):
+            self.page.value = progress_html(self.now, coloured_html(self.tokens, number))
+            fill(self.others, lambda: alternatives_html(self.tokens[number], number))
+
+    def clear(self) -> None:
+        """Stop, and begin with an empty page."""
+        self.writer.forget()
+        self.now, self.earlier = None, []
+        self._uncolour()
+        self.halt.disabled, self.page.value, self.history.value = True, progress_html(None), ""
+
+
+def continuation_widget(
+    model: MiniMindLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str] = PROMPTS,
+    files: Mapping[str, Path] | None = None,
+) -> Panel:
+    """A prompt with suggestions, a choice of models, sliders, Continue, Stop and Clear, and the text as it is written.
+
+    `files`: weights files by their labels, besides the model that is given; default: those in out/.
+    """
+    return ContinuationBox(model, tokenizer, prompts, model_files() if files is None else files).panel

@@ -5,14 +5,14 @@ The thinking is in plain functions (`read_some`, `find_rows`, `row_view`), the w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 
 import ipywidgets as widgets
 
 from ..corpus import iter_texts, marker_edition
-from ..plots.corpus import Safe, badge, card, row_html
+from ..plots.corpus import card, row_html
+from .parts import Panel, button, fill, looks, row
 
 READ_AT_MOST = 2_000  # rows; a browser is for looking, and a full corpus has a million
 
@@ -51,33 +51,17 @@ def row_view(texts: Sequence[str], number: int, query: str = "") -> str:
     return row_html(text, facts, query).data
 
 
-def guarded(show: Callable[[str], None], make: Callable[[], str]) -> None:
-    """Show what `make` returns, or the error that it raised: in a widget an error must not vanish."""
-    try:
-        show(make())
-    except Exception as error:  # whatever it is, the learner has to see it
-        label = badge(type(error).__name__, "#CC3311")
-        show(card(Safe(f"{label} {escape(str(error))}")).data)
-
-
-def row_browser(path: str | Path, limit: int = READ_AT_MOST) -> widgets.VBox:
+def row_browser(path: str | Path, limit: int = READ_AT_MOST) -> Panel:
     """A browser over the first rows of a corpus: a slider, a search field, two buttons for the finds, and the row."""
     texts = read_some(path, limit)
-    number = widgets.IntSlider(0, 0, len(texts) - 1, description="Row", layout=widgets.Layout(width="420px"))
+    number = widgets.IntSlider(0, 0, len(texts) - 1, description="Row", **looks("40px", "380px"))
     query = widgets.Text(
-        description="Find",
-        placeholder="a word, then Enter",
-        continuous_update=False,
-        layout=widgets.Layout(width="280px"),
+        description="Find", placeholder="a word, then Enter", continuous_update=False, **looks("40px", "230px")
     )
-    before = widgets.Button(description="◀ find", tooltip="the row before this one that holds the word")
-    after = widgets.Button(description="find ▶", tooltip="the next row that holds the word")
-    for button in (before, after):
-        button.layout.width = "90px"
     page = widgets.HTML()
 
     def draw(*_: object) -> None:
-        guarded(lambda html: setattr(page, "value", html), lambda: row_view(texts, number.value, query.value.strip()))
+        fill(page, lambda: row_view(texts, number.value, query.value.strip()))
 
     def jump(step: int) -> None:
         number.value = next_row(find_rows(texts, query.value.strip()), number.value, step)
@@ -89,10 +73,9 @@ def row_browser(path: str | Path, limit: int = READ_AT_MOST) -> widgets.VBox:
         else:
             jump(1)  # the slider's change draws
 
+    before = button("◀ find", "the row before this one that holds the word", lambda: jump(-1))
+    after = button("find ▶", "the next row that holds the word", lambda: jump(1))
     number.observe(draw, "value")
     query.observe(search, "value")
-    before.on_click(lambda _: jump(-1))
-    after.on_click(lambda _: jump(1))
     draw()
-    controls = widgets.HBox([number, query, before, after], layout=widgets.Layout(flex_flow="row wrap"))
-    return widgets.VBox([controls, page])
+    return Panel([row(number, query, before, after), page])

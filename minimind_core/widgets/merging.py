@@ -17,7 +17,7 @@ import ipywidgets as widgets
 from ..plots.corpus import Safe, card, table
 from ..plots.tokens import chip, readable
 from ..tokenizer import SPECIAL_TOKENS, token_bytes, train_tokenizer
-from .corpus import guarded
+from .parts import Panel, area, fill, looks, typed
 
 MOST_MERGES = 300
 MOST_CHARACTERS = 2_000
@@ -118,22 +118,22 @@ def step_view(steps: list[Step], number: int) -> str:
     return page + (table(("most frequent pairs now", "they stand there"), rows).data if rows else "")
 
 
-def merge_walker(text: str) -> widgets.VBox:
+def merge_walker(text: str) -> Panel:
     """A text field, a slider over the merges, and the text as it stands then; arrow keys move the slider."""
-    field = widgets.Textarea(text, description="Text", layout=widgets.Layout(width="620px", height="60px"))
-    slider = widgets.IntSlider(0, 0, 1, description="merges", layout=widgets.Layout(width="520px"))
+    field = area(text)
+    slider = widgets.IntSlider(0, 0, 1, description="merges", **looks("60px", "520px"))
     page = widgets.HTML()
     steps: list[Step] = []
 
     def draw(*_: object) -> None:
-        guarded(lambda html: setattr(page, "value", html), lambda: step_view(steps, min(slider.value, len(steps) - 1)))
+        fill(page, lambda: step_view(steps, min(slider.value, len(steps) - 1)))
 
     def read(*_: object) -> None:
-        steps[:] = merge_steps(field.value.encode("utf-8", "replace").decode("utf-8"))
+        steps[:] = merge_steps(typed(field.value))
         slider.max = len(steps) - 1  # takes the value along where it would lie behind the end
         draw()
 
     field.observe(read, "value")
     slider.observe(draw, "value")
     read()
-    return widgets.VBox([field, slider, page])
+    return Panel([field, slider, page])

@@ -8,7 +8,6 @@ a copy of it would do. The viewers are thin: sliders around plots/model.py and p
 
 from __future__ import annotations
 
-import io
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,18 +17,18 @@ from typing import Any
 import ipywidgets as widgets
 import torch
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import apply_rotary
 from ..model import MiniMindLM
 from ..plots.model import pale, plot_attention
-from ..plots.style import CARD, CYCLE, INK
+from ..plots.style import CYCLE, INK
 from ..tokenizer import SPECIAL_TOKENS
+from .parts import Panel, card_style, fill, image, looks, png, row
 
 KINDS = ("marker", "punctuation, space", "Chinese", "part of a character", "the rest")
-CARD_STYLE = f"background:{CARD};color:{INK};padding:8px 12px;border-radius:4px;line-height:1.9;max-width:780px"
+CARD_STYLE = card_style("line-height:1.9")
 
 
 @contextmanager
@@ -174,13 +173,6 @@ def routing_by_kind(model: MiniMindLM, texts: Iterable[tuple[Tensor, list[str]]]
     return {kind: counts[kind] / counts[kind].sum(-1, keepdim=True) for kind in KINDS if kind in counts}
 
 
-def figure_png(fig: Figure) -> bytes:
-    """The figure as a PNG, for an Image widget."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
 def attention_words(maps: Tensor, labels: list[str], layer: int, head: int, token: int, most: int = 5) -> str:
     """A sentence in HTML on where one token looks, largest shares first."""
     shares, places = maps[layer, head, token, : token + 1].topk(min(most, token + 1))
@@ -213,57 +205,43 @@ def routing_words(routing: Tensor, labels: list[str], layer: int, choice: int = 
     return f'<div style="{CARD_STYLE}"><div>{legend}</div><hr style="margin:6px 0">{tokens}</div>'
 
 
-def shown_or_said(draw: Callable[[], None], message: widgets.HTML) -> Callable[..., None]:
-    """An observer that runs `draw`; when it fails, the widget says so instead of keeping an old picture silently."""
-
-    def update(change: Any = None) -> None:
-        try:
-            draw()
-            message.value = ""
-        except Exception as error:  # whatever goes wrong belongs before the learner's eyes
-            text = escape(f"{type(error).__name__}: {error}")
-            message.value = f'<div style="background:#FBE3DC;color:{INK};padding:6px 10px">{text}</div>'
-
-    return update
-
-
 def _slider(name: str, count: int, value: int = 0) -> widgets.IntSlider:
     return widgets.IntSlider(
-        value=value, min=0, max=count - 1, description=name, continuous_update=False, disabled=count < 2
+        value, 0, count - 1, description=name, continuous_update=False, disabled=count < 2, **looks("50px", "250px")
     )
 
 
-def attention_viewer(maps: Tensor, labels: list[str], layer: int = 0, head: int = 0) -> widgets.VBox:
+def attention_viewer(maps: Tensor, labels: list[str], layer: int = 0, head: int = 0) -> Panel:
     """Sliders for layer, head and token over `attention_maps` (L, H, T, T) of a text with these token labels."""
     layers, heads, tokens, _ = maps.shape
     sliders = _slider("layer", layers, layer), _slider("head", heads, head), _slider("token", tokens, tokens - 1)
-    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", width="640px"))
-    words, message = widgets.HTML(), widgets.HTML()
+    picture, words = image(), widgets.HTML()
 
-    def draw() -> None:
+    def draw(*_: object) -> None:
         chosen = [slider.value for slider in sliders]
-        words.value = attention_words(maps, labels, *chosen)
-        picture.value = figure_png(plot_attention(maps, labels, *chosen))
 
-    update = shown_or_said(draw, message)
+        def make() -> str:
+            picture.value = png(plot_attention(maps, labels, *chosen))
+            return attention_words(maps, labels, *chosen)
+
+        fill(words, make)
+
     for slider in sliders:
-        slider.observe(update, "value")
-    update()
-    return widgets.VBox([widgets.HBox(sliders, layout=widgets.Layout(flex_flow="row wrap")), message, words, picture])
+        slider.observe(draw, "value")
+    draw()
+    return Panel([row(*sliders), words, picture])
 
 
-def router_viewer(routing: Tensor, labels: list[str]) -> widgets.VBox:
+def router_viewer(routing: Tensor, labels: list[str]) -> Panel:
     """A slider for the layer over `routing_of` (L, T, E): the text, coloured by the expert that each token goes to."""
     layer = _slider("layer", len(routing))
-    choices = int((routing[0, 0] > 0).sum())
-    choice = _slider("choice", choices)
-    words, message = widgets.HTML(), widgets.HTML()
+    choice = _slider("choice", int((routing[0, 0] > 0).sum()))
+    words = widgets.HTML()
 
-    def draw() -> None:
-        words.value = routing_words(routing, labels, layer.value, choice.value)
+    def draw(*_: object) -> None:
+        fill(words, lambda: routing_words(routing, labels, layer.value, choice.value))
 
-    update = shown_or_said(draw, message)
     for slider in (layer, choice):
-        slider.observe(update, "value")
-    update()
-    return widgets.VBox([widgets.HBox([layer, choice], layout=widgets.Layout(flex_flow="row wrap")), message, words])
+        slider.observe(draw, "value")
+    draw()
+    return Panel([row(layer, choice), words])

@@ -16,7 +16,8 @@ import ipywidgets as widgets
 
 from ..config import ModelConfig
 from ..model import weight_shapes
-from .model import CARD_STYLE, shown_or_said
+from .model import CARD_STYLE
+from .parts import Panel, fill, looks, row
 
 BITS_16 = 2  # bytes a number
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -66,26 +67,27 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def costs_viewer() -> widgets.VBox:
+def costs_viewer() -> Panel:
     """Sliders for width, layers, key/value heads, experts and the text's length over `costs_words`."""
     default = ModelConfig()
-    quick: dict[str, Any] = {"continuous_update": False, "style": {"description_width": "110px"}}
-    dim = widgets.IntSlider(default.dim, 64, 1024, 64, description="width D", **quick)
-    layers = widgets.IntSlider(default.n_layers, 1, 24, description="layers L", **quick)
+    quick: dict[str, Any] = {"continuous_update": False}
+    dim = widgets.IntSlider(default.dim, 64, 1024, 64, description="width D", **quick, **looks())
+    layers = widgets.IntSlider(default.n_layers, 1, 24, description="layers L", **quick, **looks())
     heads = widgets.SelectionSlider(
-        options=[1, 2, 4, 8], value=default.n_kv_heads, description="key/value heads", **quick
+        options=[1, 2, 4, 8], value=default.n_kv_heads, description="key/value heads", **quick, **looks()
     )
-    tokens = widgets.SelectionSlider(options=LENGTHS, value=512, description="tokens T", **quick)
+    tokens = widgets.SelectionSlider(options=LENGTHS, value=512, description="tokens T", **quick, **looks())
     moe = widgets.Checkbox(False, description="experts", indent=False)
-    words, message = widgets.HTML(), widgets.HTML()
+    words, turned = widgets.HTML(), (dim, layers, heads, tokens, moe)
 
-    def draw() -> None:
-        config = ModelConfig(dim=dim.value, n_layers=layers.value, n_kv_heads=heads.value, use_moe=moe.value)
-        words.value = costs_words(config, tokens.value)
+    def draw(*_: object) -> None:
+        def make() -> str:
+            config = ModelConfig(dim=dim.value, n_layers=layers.value, n_kv_heads=heads.value, use_moe=moe.value)
+            return costs_words(config, tokens.value)
 
-    update = shown_or_said(draw, message)
-    turned = (dim, layers, heads, tokens, moe)
+        fill(words, make)
+
     for control in turned:
-        control.observe(update, "value")
-    update()
-    return widgets.VBox([widgets.HBox(turned, layout=widgets.Layout(flex_flow="row wrap")), message, words])
+        control.observe(draw, "value")
+    draw()
+    return Panel([row(*turned), words])

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..plots.precision import FORMATS, lost, underflow
-from ..plots.style import CARD, INK, RED
+from ..plots.style import CARD, INK
 from ..precision import DTYPES
-from .schedule import guarded, png, shown_card
+from .parts import Panel, button, error_card, fill, image, looks, png, row, text_card
 
 _BIT_COLOURS = ("#F6C7C7", "#CFE6C9", "#CFE0F5")  # sign, exponent, fraction; backgrounds under dark text
 MOST_POINTS = 100_000  # of a gradient in the widget's histogram; the shares are of all of it
@@ -75,20 +75,19 @@ def inspected(text: str) -> str:
     try:
         return number_html(read_number(text))
     except ValueError as error:
-        return shown_card(str(error), RED)
+        return error_card(error)
 
 
-def number_inspector(value: str = "0.1") -> widgets.VBox:
+def number_inspector(value: str = "0.1") -> Panel:
     """A field for a number, buttons for instructive ones, and what the three formats make of it."""
-    field = widgets.Text(value, description="number", continuous_update=False, layout=widgets.Layout(width="260px"))
+    field = widgets.Text(value, description="number", continuous_update=False, **looks("60px", "260px"))
     page = widgets.HTML(inspected(value))
     field.observe(lambda _: setattr(page, "value", inspected(field.value)), "value")
-    buttons = []
-    for number in ("0.1", "257", "65519", "65520", "1e-8", "2**-24"):
-        button = widgets.Button(description=number, tooltip=f"show {number}", layout=widgets.Layout(width="78px"))
-        button.on_click(lambda pressed: setattr(field, "value", pressed.description))
-        buttons.append(button)
-    return widgets.VBox([widgets.HBox([field, *buttons], layout=widgets.Layout(flex_flow="row wrap")), page])
+    buttons = [
+        button(number, f"show {number}", lambda number=number: setattr(field, "value", number))
+        for number in ("0.1", "257", "65519", "65520", "1e-8", "2**-24")
+    ]
+    return Panel([row(field, *buttons), page])
 
 
 def scale_words(groups: Mapping[str, Tensor], power: int) -> str:
@@ -108,27 +107,19 @@ def thinned(values: Tensor, most: int = MOST_POINTS) -> Tensor:
     return flat[:: max(1, -(-len(flat) // most))]
 
 
-def scale_slider(groups: Mapping[str, Tensor], power: int = 0) -> widgets.VBox:
+def scale_slider(groups: Mapping[str, Tensor], power: int = 0) -> Panel:
     """A slider for the power of two of the loss scale, the histogram of scaled gradients, and the shares in words."""
-    slider = widgets.IntSlider(
-        power,
-        -4,
-        32,
-        description="scale 2^",
-        continuous_update=False,
-        layout=widgets.Layout(width="480px"),
-    )
+    slider = widgets.IntSlider(power, -4, 32, description="scale 2^", continuous_update=False, **looks("70px", "480px"))
     small = {name: thinned(values) for name, values in groups.items()}
-    picture, words = widgets.Image(format="png"), widgets.HTML()
-    picture.layout.max_width = "860px"
+    picture, words = image(), widgets.HTML()
 
     def draw(*_: object) -> None:
         def make() -> str:
             picture.value = png(underflow(small, [2.0**slider.value]))
-            return scale_words(groups, slider.value)
+            return text_card(scale_words(groups, slider.value))
 
-        guarded(lambda html: setattr(words, "value", html), make)
+        fill(words, make)
 
     slider.observe(draw, "value")
     draw()
-    return widgets.VBox([slider, picture, words])
+    return Panel([slider, picture, words])

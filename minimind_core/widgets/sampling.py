@@ -7,7 +7,7 @@ Bars are HTML, so nothing is drawn in a callback. Left out: the text that such d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -16,13 +16,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ..errors import CourseError
 from ..generation import continue_text, encode_prompt, next_token_logits
 from ..model import MiniMindLM
 from ..plots.loss_parts import Age
 from ..plots.sampling import bars_html
-from ..plots.style import CARD, INK, RED
+from ..plots.style import CARD, INK
 from ..tokenizer import pieces
+from .parts import Panel, fill, looks, prompt_field, row
 
 BARS = 14
 
@@ -70,59 +70,32 @@ def sampling_html(tokenizer: Tokenizer, logits: Tensor, seen: Tensor, **settings
     return bars_html(pieces(tokenizer, shown.tolist()), before[shown].tolist(), after[shown].tolist(), summary)
 
 
-def _guarded(page: widgets.HTML, work: Callable[[], None]) -> None:
-    """Do the work of a callback; an error would be lost there, so the page shows it."""
-    try:
-        work()
-    except Exception as problem:
-        words = str(problem) if isinstance(problem, CourseError) else f"{type(problem).__name__}: {problem}"
-        page.value = f'<div style="background-color:{CARD};color:{RED};padding:8px">{escape(words)}</div>'
-
-
-def _prompt_field(prompt: str) -> widgets.Text:
-    """A line for a prompt, read when Enter is pressed."""
-    return widgets.Text(
-        value=prompt,
-        description="Prompt",
-        continuous_update=False,
-        layout=widgets.Layout(width="100%", max_width="760px"),
-        style={"description_width": "60px"},
-    )
-
-
-def sampling_widget(model: MiniMindLM, tokenizer: Tokenizer, prompt: str) -> widgets.VBox:
+def sampling_widget(model: MiniMindLM, tokenizer: Tokenizer, prompt: str) -> Panel:
     """A prompt and four sliders over the bars of its next token."""
-    text = _prompt_field(prompt)
-    shape = {"style": {"description_width": "130px"}, "layout": widgets.Layout(width="370px")}
+    text = prompt_field(prompt)
     sliders = {
-        "temperature": widgets.FloatSlider(1.0, min=0, max=3, step=0.05, description="temperature", **shape),
-        "top_k": widgets.IntSlider(0, 0, 50, description="top-k (0: off)", **shape),
-        "top_p": widgets.FloatSlider(1.0, min=0.05, max=1, step=0.05, description="top-p (1: off)", **shape),
+        "temperature": widgets.FloatSlider(1.0, min=0, max=3, step=0.05, description="temperature", **looks("130px")),
+        "top_k": widgets.IntSlider(0, 0, 50, description="top-k (0: off)", **looks("130px")),
+        "top_p": widgets.FloatSlider(1.0, min=0.05, max=1, step=0.05, description="top-p (1: off)", **looks("130px")),
         "repetition_penalty": widgets.FloatSlider(
-            1.0, min=1, max=3, step=0.05, description="repetition penalty", **shape
+            1.0, min=1, max=3, step=0.05, description="repetition penalty", **looks("130px")
         ),
     }
     page = widgets.HTML()
     scores: list[Tensor] = []
 
-    def draw() -> None:
-        page.value = sampling_html(tokenizer, *scores, **{name: slider.value for name, slider in sliders.items()})
+    def bars() -> str:
+        return sampling_html(tokenizer, *scores, **{name: slider.value for name, slider in sliders.items()})
 
-    def read() -> None:
+    def read() -> str:
         scores[:] = next_logits(model, tokenizer, text.value)
-        draw()
+        return bars()
 
     for slider in sliders.values():
-        slider.observe(lambda _: _guarded(page, draw), "value")
-    text.observe(lambda _: _guarded(page, read), "value")
-    _guarded(page, read)
-    return widgets.VBox(
-        [
-            text,
-            widgets.HBox(list(sliders.values()), layout=widgets.Layout(flex_flow="row wrap", max_width="780px")),
-            page,
-        ]
-    )
+        slider.observe(lambda _: fill(page, bars), "value")
+    text.observe(lambda _: fill(page, read), "value")
+    fill(page, read)
+    return Panel([text, row(*sliders.values()), page])
 
 
 def age_html(tokenizer: Tokenizer, prompt: str, age: Age, newest: Age, new_tokens: int = 24) -> str:
@@ -144,26 +117,25 @@ def age_html(tokenizer: Tokenizer, prompt: str, age: Age, newest: Age, new_token
     )
 
 
-def ages_widget(ages: Sequence[Age], tokenizer: Tokenizer, prompt: str) -> widgets.VBox:
+def ages_widget(ages: Sequence[Age], tokenizer: Tokenizer, prompt: str) -> Panel:
     """A prompt and a slider over the ages of a model: its text and its next-token bars as it grows up."""
-    text = _prompt_field(prompt)
+    text = prompt_field(prompt)
     slider = widgets.SelectionSlider(
         options=[(f"{age.updates:,}", number) for number, age in enumerate(ages)],
         value=len(ages) - 1,
         description="updates",
         continuous_update=False,
-        layout=widgets.Layout(width="100%", max_width="500px"),
-        style={"description_width": "60px"},
+        **looks("60px", "500px"),
     )
     page, kept = widgets.HTML(), {}
 
-    def show() -> None:
+    def show() -> str:
         key = (text.value, slider.value)
         if key not in kept:
             kept[key] = age_html(tokenizer, text.value, ages[slider.value], ages[-1])
-        page.value = kept[key]
+        return kept[key]
 
     for part in (text, slider):
-        part.observe(lambda _: _guarded(page, show), "value")
-    _guarded(page, show)
-    return widgets.VBox([text, slider, page])
+        part.observe(lambda _: fill(page, show), "value")
+    fill(page, show)
+    return Panel([text, slider, page])

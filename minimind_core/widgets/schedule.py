@@ -5,41 +5,12 @@ The thinking is in `rate_words`, `design_words` and plots/schedule.py; the widge
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from html import escape
-
 import ipywidgets as widgets
 import numpy as np
-from matplotlib.figure import Figure
 
 from ..plots.schedule import design
-from ..plots.style import CARD, INK, RED
 from ..schedule import SCHEDULES, get_lr, learning_rate
-
-
-def shown_card(text: str, colour: str = INK) -> str:
-    """Text (escaped, line breaks kept) on a light card that reads the same in both themes."""
-    style = (
-        f"background-color:{CARD};color:{colour};border:1px solid #CCCCCC;padding:8px 12px;max-width:760px;"
-        "font-family:monospace;font-size:13px;line-height:1.6;white-space:pre-wrap"
-    )
-    return f'<div style="{style}">{escape(text)}</div>'
-
-
-def guarded(show: Callable[[str], None], make: Callable[[], str]) -> None:
-    """Show the text that `make` returns on a card, or the error that it raised, in red: errors must not vanish."""
-    try:
-        show(shown_card(make()))
-    except Exception as error:  # whatever it is, the learner has to see it
-        show(shown_card(f"{type(error).__name__}: {error}", RED))
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as PNG bytes, for an Image widget."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=96)
-    return buffer.getvalue()
+from .parts import Panel, fill, image, looks, png, row, text_card
 
 
 def rate_words(step: int, total: int, lr: float, accumulation: int = 8) -> str:
@@ -56,17 +27,15 @@ def rate_words(step: int, total: int, lr: float, accumulation: int = 8) -> str:
     )
 
 
-def rate_reader(total: int = 44160, lr: float = 5e-4, step: int = 44100) -> widgets.VBox:
+def rate_reader(total: int = 44160, lr: float = 5e-4, step: int = 44100) -> Panel:
     """Three fields: micro-step, total, lr; below them the rate."""
-    layout = widgets.Layout(width="210px")
-    wide = {"description_width": "90px"}
-    at = widgets.BoundedIntText(step, 0, total, description="micro-step", layout=layout, style=wide)
-    of = widgets.BoundedIntText(total, 1, 10_000_000, description="of", layout=layout, style=wide)
-    peak = widgets.BoundedFloatText(lr, min=1e-8, max=10, step=1e-4, description="lr", layout=layout, style=wide)
+    at = widgets.BoundedIntText(step, 0, total, description="micro-step", **looks("90px", "210px"))
+    of = widgets.BoundedIntText(total, 1, 10_000_000, description="of", **looks("90px", "210px"))
+    peak = widgets.BoundedFloatText(lr, min=1e-8, max=10, step=1e-4, description="lr", **looks("90px", "210px"))
     page = widgets.HTML()
 
     def draw(*_: object) -> None:
-        guarded(lambda html: setattr(page, "value", html), lambda: rate_words(at.value, of.value, peak.value))
+        fill(page, lambda: text_card(rate_words(at.value, of.value, peak.value)))
 
     def resize(*_: object) -> None:
         at.max = of.value  # takes the step along where it would lie behind the end
@@ -76,7 +45,7 @@ def rate_reader(total: int = 44160, lr: float = 5e-4, step: int = 44100) -> widg
     peak.observe(draw, "value")
     of.observe(resize, "value")
     draw()
-    return widgets.VBox([widgets.HBox([at, of, peak], layout=widgets.Layout(flex_flow="row wrap")), page])
+    return Panel([row(at, of, peak), page])
 
 
 def design_words(name: str, lr: float, total: int, warmup_steps: int) -> str:
@@ -91,18 +60,13 @@ def design_words(name: str, lr: float, total: int, warmup_steps: int) -> str:
     )
 
 
-def schedule_designer(total: int = 44160, lr: float = 5e-4) -> widgets.VBox:
+def schedule_designer(total: int = 44160, lr: float = 5e-4) -> Panel:
     """Sliders for peak, warm-up, length, and a choice of shape; a picture and its text equivalent follow them."""
-    layout = widgets.Layout(width="380px")
-    wide = {"description_width": "110px"}
-    shape = widgets.Dropdown(options=list(SCHEDULES), value="cosine", description="shape", layout=layout, style=wide)
-    peak = widgets.FloatLogSlider(
-        lr, min=-5, max=0, step=0.05, description="peak", readout_format=".2g", layout=layout, style=wide
-    )
-    share = widgets.IntSlider(5, 0, 50, description="warm-up, %", layout=layout, style=wide)
-    length = widgets.IntSlider(total, 480, 2 * total, 480, description="micro-steps", layout=layout, style=wide)
-    picture, words = widgets.Image(format="png"), widgets.HTML()
-    picture.layout.max_width = "790px"
+    shape = widgets.Dropdown(options=list(SCHEDULES), value="cosine", description="shape", **looks())
+    peak = widgets.FloatLogSlider(lr, min=-5, max=0, step=0.05, description="peak", readout_format=".2g", **looks())
+    share = widgets.IntSlider(5, 0, 50, description="warm-up, %", **looks())
+    length = widgets.IntSlider(total, 480, 2 * total, 480, description="micro-steps", **looks())
+    picture, words = image(), widgets.HTML()
 
     def draw(*_: object) -> None:
         warmup_steps = round(share.value / 100 * length.value)
@@ -110,16 +74,13 @@ def schedule_designer(total: int = 44160, lr: float = 5e-4) -> widgets.VBox:
 
         def make() -> str:
             picture.value = png(design(*chosen))
-            return design_words(*chosen)
+            return text_card(design_words(*chosen))
 
-        guarded(lambda html: setattr(words, "value", html), make)
+        fill(words, make)
 
     for control in (shape, peak, share, length):
         if control is not shape:
             control.continuous_update = False
         control.observe(draw, "value")
     draw()
-    rows = [
-        widgets.HBox(pair, layout=widgets.Layout(flex_flow="row wrap")) for pair in ((shape, peak), (share, length))
-    ]
-    return widgets.VBox([*rows, picture, words])
+    return Panel([row(shape, peak, share, length), picture, words])

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from ..plots.corpus import table
 from ..plots.tokens import hex_bytes, tokens_html
 from ..tokenizer import pieces, token_bytes
-from .corpus import guarded
+from .parts import Panel, area, fill, looks, typed
 
 SHOW_AT_MOST = 400  # tokens as boxes
 LIST_AT_MOST = 40  # tokens as lines of the table
@@ -39,21 +39,18 @@ def explorer_view(tokenizer: Tokenizer, text: str) -> str:
     return boxes + (table(("position", "piece", "id", "bytes"), rows, caption).data if rows else "")
 
 
-def token_explorer(tokenizers: Mapping[str, Tokenizer], text: str = "") -> widgets.VBox:
+def token_explorer(tokenizers: Mapping[str, Tokenizer], text: str = "") -> Panel:
     """A text field and a choice of tokenizers (by name); pieces, ids and bytes follow as you type."""
-    field = widgets.Textarea(text, description="Text", layout=widgets.Layout(width="620px", height="70px"))
+    field = area(text)
     choice = widgets.Dropdown(
-        options=list(tokenizers), value=list(tokenizers)[-1], description="Tokenizer", layout={"width": "320px"}
+        options=list(tokenizers), value=list(tokenizers)[-1], description="Tokenizer", **looks("70px", "320px")
     )
     page = widgets.HTML()
 
     def draw(*_: object) -> None:
-        guarded(
-            lambda html: setattr(page, "value", html),
-            lambda: explorer_view(tokenizers[choice.value], field.value.encode("utf-8", "replace").decode("utf-8")),
-        )
+        fill(page, lambda: explorer_view(tokenizers[choice.value], typed(field.value)))
 
     field.observe(draw, "value")
     choice.observe(draw, "value")
     draw()
-    return widgets.VBox([field, choice, page])
+    return Panel([field, choice, page])

@@ -1,0 +1,273 @@
+"""Every notebook in a real JupyterLab: run once from top to bottom, looked at in both themes, its widgets used.
+
+This is also where CI runs the notebooks: nothing is run twice but what is about running twice. Pictures of each page
+are kept in out/browser. Skipped where there is no Chromium.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import nbformat
+import pytest
+
+from minimind_core.lessons import LESSONS
+from minimind_core.paths import PROJECT
+from minimind_core.runs import kill_run
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+from jupyterlab_page import CHROMIUM, FLAGS, THEMES, Lab, Page  # noqa: E402
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (apt install chromium)"),
+]
+PICTURES = PROJECT / "out" / "browser"
+LIMIT = {6: 600}  # seconds that Run All may take on a busy machine; LESSONS says what it takes on a quiet one
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[Lab]:
+    started = Lab(tmp_path_factory.mktemp("lab"))
+    yield started
+    kill_run(started.out / "tiny" / "pretrain_16.pth")  # should a test have failed
+    kill_run(started.out / "pretrain_128.pth")
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@contextlib.contextmanager
+def opened(browser, lab: Lab, notebook: str) -> Iterator[Page]:
+    """A notebook in the browser; when something fails, a picture of it is kept."""
+    page = Page(browser, lab, notebook)
+    try:
+        yield page
+    except BaseException:
+        with contextlib.suppress(Exception):
+            page.page.screenshot(path=str(PICTURES / f"failed-{notebook.removesuffix('.ipynb')}.png"))
+        raise
+    finally:
+        with contextlib.suppress(Exception):
+            page.close()
+
+
+# --- what is done with the widgets of each notebook ------------------------------------------------------------------
+
+
+def use_01(page: Page) -> None:
+    """Look for a word in the row browser, go to the next find, move the slider by the keyboard."""
+    page.fill("Find", "山", enter=True)
+    page.wait_text("stands in")
+    before = page.page.locator("text=/row \\d+ · \\d+ characters/").first.inner_text()
+    page.press("find ▶")
+    page.page.wait_for_function(
+        "before => ![...document.querySelectorAll('.widget-html b')].some(b => b.textContent.startsWith(before))",
+        arg=before[:8],
+    )
+    page.slide("Row", "Home")
+    page.wait_text("row 0 · ")
+
+
+def use_02(page: Page) -> None:
+    """Walk some merges on, then type a text of one's own into the token explorer."""
+    page.slide("merges", "ArrowRight", times=3)
+    page.wait_text("3 of ")
+    page.fill("Text", "<b>龘</b>", which=1)
+    page.wait_text("8 characters · 10 bytes")
+    page.choose("Tokenizer", "bytes only (259)")
+    page.wait_text("10 tokens")
+
+
+def use_03(page: Page) -> None:
+    """Another layer in the attention viewer and in the router viewer; a wider model in the cost viewer."""
+    words = page.page.locator(".widget-html", has_text="looks at").first
+    page.slide("token", "Home")
+    page.page.wait_for_function("text => document.body.innerText.includes(text)", arg="(token 0)")
+    assert "looks at" in words.inner_text()
+    page.slide("choice", "ArrowRight")
+    page.wait_text("of the work")
+    page.control("experts").or_(page.page.locator(".widget-checkbox")).locator("input").last.check()
+    page.wait_text("95,052,288")
+
+
+def use_04(page: Page) -> None:
+    """Ask for the rate of a step, and give the schedule another shape."""
+    page.fill("micro-step", "22080", enter=True)
+    page.wait_text("50.00% of the run")
+    page.choose("shape", "constant")
+    page.wait_text("of the peak")
+
+
+def use_05(page: Page) -> None:
+    """Look at a number's bits, and scale gradients up until they overflow."""
+    page.press("257")
+    page.wait_text("257")
+    page.fill("number", "no number", enter=True)
+    page.wait_text("is not understood")
+    page.slide("scale 2^", "End")
+    page.wait_text("scale 2^32")
+
+
+def use_06(page: Page) -> None:
+    """The dashboard shows the finished run; a price turns time into money."""
+    page.wait_text("complete")
+    page.fill("price per hour", "3600", enter=True)
+    page.wait_text("cost so far")
+    assert page.page.locator("button:has-text('Complete')").first.is_disabled()
+    assert page.page.locator("button:has-text('Stop')").first.is_disabled()
+
+
+def use_07(page: Page) -> None:
+    """Continue streams, Stop stops, colours and alternatives appear, untrusted text stays text; then bars and ages."""
+    page.fill("Prompt", "<img src=x onerror='window.harmed=1'>世界上")
+    page.slide("new tokens", "End")
+    page.press("Continue")
+    page.wait_text(" tokens in ")
+    first = status(page)
+    page.page.wait_for_function("before => !document.body.innerText.includes(before)", arg=first)
+    page.press("Stop")
+    page.wait_text("stopped · ")
+    halted = status(page)
+    time.sleep(0.6)
+    assert status(page) == halted, "after Stop nothing more is written"
+    assert not page.page.evaluate("window.harmed === 1") and page.page.locator(".widget-html img[src='x']").count() == 0
+    page.press("Probabilities")
+    page.wait_text("probability of each token")
+    page.slide("token", "ArrowRight", times=2)
+    page.wait_text("Token 3: ")
+    page.press("世界上最高的山峰是")
+    page.slide("new tokens", "Home")
+    page.press("Continue")
+    page.wait_text("Earlier texts (1)")
+    page.press("Clear")
+    page.wait_text("Press Continue")
+    page.slide("temperature", "Home", which=1)
+    page.wait_text("→ 0.00 bits")
+    page.slide("updates", "Home")
+    page.wait_text("after 0 updates")
+
+
+def status(page: Page) -> str:
+    return page.page.locator(".widget-html", has_text=" tokens in ").first.inner_text().split("\n")[-1]
+
+
+USE = {1: use_01, 2: use_02, 3: use_03, 4: use_04, 5: use_05, 6: use_06, 7: use_07}
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
+def test_a_notebook_runs_looks_well_in_both_themes_and_its_widgets_work(browser, lab, lesson):
+    with opened(browser, lab, lesson.path.name) as page:
+        started = time.monotonic()
+        assert page.run_all(LIMIT.get(lesson.number, 300)), page.problems()
+        took = time.monotonic() - started
+        assert not page.dialogs() and not page.problems()
+        for theme in THEMES:
+            page.theme(theme)
+            page.picture(PICTURES / f"{lesson.name}-{theme.split()[1].lower()}.png")
+            assert not page.too_pale(), theme
+        USE[lesson.number](page)
+        page.theme(THEMES[0])
+        page.picture(PICTURES / f"{lesson.name}-widgets.png")
+        page.page.set_viewport_size({"width": 800, "height": 1000})
+        page.page.wait_for_timeout(300)
+        assert not page.too_wide()
+        assert not page.dialogs() and not page.problems() and not page.console
+        print(f"{lesson.name}: Run All {took:.0f} s, with all looks {time.monotonic() - started:.0f} s")
+
+
+def test_a_notebook_runs_again_with_all_that_it_left(browser, lab):
+    """Restart and run all, where out/ has a finished run: nothing is trained again."""
+    with opened(browser, lab, "06_pretraining.ipynb") as page:
+        assert page.restart_and_run_all(200), page.problems()
+        assert not page.problems() and not page.dialogs()
+        assert any(
+            "Already there" in "".join(o.get("text", [])) for cell in page.cells() for o in cell.get("outputs", [])
+        )
+
+
+# --- a run that outlives the tab --------------------------------------------------------------------------------------
+
+TINY = """
+import os
+
+from minimind_core import SAMPLE, plan_run
+from minimind_core.widgets.dashboard import dashboard
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for so small a model
+plan = plan_run(
+    data_path=str(SAMPLE), out_dir=r"{out}", dim=16, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=400,
+    max_seq_len=64, batch_size=4, accumulation_steps=1, max_steps=1500, device="cpu", eval_interval=250, epochs=99,
+)
+dashboard(plan, price_per_hour=36.0, every=0.5)
+"""
+
+
+def small_notebook(lab: Lab, name: str) -> str:
+    source = TINY.format(out=lab.out / "tiny").strip()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nbformat.write(notebook, lab.root / "notebooks" / name)
+    return name
+
+
+def reached(page: Page) -> int:
+    """The update that the dashboard shows; 0 before the first."""
+    text = page.page.locator(".widget-html", has_text="pretrain_16").first.inner_text()
+    found = [word for word in text.replace("\n", " ").split("update ")[1:] if word[0].isdigit()]
+    return int(found[0].split()[0].replace(",", "")) if found else 0
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def test_a_run_outlives_its_page_and_is_attached_to_stopped_and_resumed(browser, lab):
+    first, second = small_notebook(lab, "tiny.ipynb"), small_notebook(lab, "again.ipynb")
+    page = Page(browser, lab, first)
+    assert page.run_all(60), page.problems()
+    page.wait_text("not started")
+    page.press("Start")
+    wait_until(lambda: reached(page) > 5)
+    seen = reached(page)
+    page.save()  # as JupyterLab does by itself every two minutes
+    page.close(kernel=False)  # the tab is gone; its kernel goes on
+
+    page = Page(browser, lab, first)  # opened again: the kernel's dashboard is still in the page, and alive
+    page.wait_text("running")
+    wait_until(lambda: reached(page) > seen)
+    page.picture(PICTURES / "dashboard-running-light.png")
+    page.theme(THEMES[1])
+    page.picture(PICTURES / "dashboard-running-dark.png")
+    assert not page.too_pale()
+    assert page.run_all(60), page.problems()  # running the cell again attaches once more, with the whole history
+    wait_until(lambda: reached(page) > seen)
+    seen = reached(page)
+    page.close(kernel=True)  # now the kernel goes as well
+
+    with opened(browser, lab, second) as page:  # another notebook, another kernel
+        assert page.run_all(60), page.problems()
+        wait_until(lambda: reached(page) > seen)
+        page.press("Stop")
+        page.wait_text("stopped")
+        stopped = reached(page)
+        time.sleep(1.5)
+        assert reached(page) == stopped
+        page.press("Resume")
+        wait_until(lambda: reached(page) > stopped)
+        page.wait_text("complete", seconds=180)
+        page.wait_text("Done: ")
+        assert not page.problems() and not page.console

@@ -1,0 +1,166 @@
+"""The dashboard reads a run's files, whoever started it; its buttons start, stop and resume; nothing hides an error."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import ipywidgets as widgets
+import pytest
+from test_runs import LONG, row, until, write_metrics
+
+from minimind_core.errors import CheckpointError
+from minimind_core.run_status import STATES, RunStatus, log_file, status_of
+from minimind_core.runs import kill_run, wait_for
+from minimind_core.widgets import dashboard as board
+from minimind_core.widgets.dashboard import dashboard
+
+NASTY = '<img src=x onerror="alert(1)">'
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Dashboards that are closed after the test."""
+    made = []
+    really = board.Dashboard.watch
+
+    def watch(self):
+        made.append(self)
+        really(self)
+
+    monkeypatch.setattr(board.Dashboard, "watch", watch)
+    yield made
+    for one in made:
+        one.close()
+
+
+def status(state="running", **more):
+    rows = [row(1), {"step": 1, "held_out_loss": 5.0, "sample": [NASTY, NASTY]}, row(2), row(3)]
+    return RunStatus(Path("out/pretrain_8.pth"), state, **({"updates": 10, "rows": rows} | more))
+
+
+def test_the_numbers_are_those_of_the_files():
+    found = board.numbers_of(status(), price_per_hour=3600.0)
+    assert found["update"] == "3 of 10" and found["loss"] == "2.667" and found["held-out loss"] == "5.000 (update 1)"
+    assert found["cross-entropy + auxiliary"] == "2.333 + 0.333" and found["tokens/s"] == "200"
+    assert found["left"] == "14 s" and found["cost so far"] == "6.00" and found["cost in the end"] == "about 20.00"
+    assert "left" not in board.numbers_of(status("stopped")) and board.numbers_of(RunStatus("x", "none")) == {}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_state_is_said_in_words_and_untrusted_text_is_escaped(state):
+    html = board.state_html(status(state, why=NASTY))
+    assert STATES[state] in html and "<img" not in html and "30.0%" in html
+    assert "<img" not in board.samples_html(status().samples()) and board.samples_html([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "has_plan", "wanted"),
+    [
+        ("none", True, ("Start", True, False)),
+        ("none", False, ("Start", False, False)),
+        ("starting", True, ("Resume", False, True)),
+        ("running", False, ("Resume", False, True)),
+        ("stopped", True, ("Resume", True, False)),
+        ("dead", False, ("Resume", False, False)),
+        ("complete", True, ("Complete", False, False)),
+    ],
+)
+def test_buttons_offer_what_can_be_done(state, has_plan, wanted):
+    assert board.what_can_be_done(status(state), has_plan) == wanted
+
+
+def test_a_run_is_started_watched_stopped_and_resumed_by_clicks(bench, shown, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    plan = bench.plan("out", **LONG)
+    panel = dashboard(plan, price_per_hour=2.0, every=0.1)
+    first = shown[0]
+    assert "not started" in first.state.value and not first.go.disabled and first.halt.disabled
+    first.go.click()
+    until(lambda: first.status.step >= 3)
+    until(lambda: bytes(first.picture.value).startswith(b"\x89PNG"))
+    assert first.go.disabled and not first.halt.disabled
+    first.go.click()  # as a second click before the page knew
+    assert "being trained already" in first.message.value
+    assert "update" in panel._repr_mimebundle_()["text/plain"] and "image/png" in panel._repr_mimebundle_()
+
+    dashboard(plan, every=0.1)  # the page was opened again, or the cell was run again
+    second = shown[1]
+    assert second.status.step >= 3 and "opened later" in first.message.value and first._closed.is_set()
+    second.halt.click()
+    until(lambda: second.status.state == "stopped")
+    reached = second.status.step
+    assert "Asked to stop" in second.message.value and second.go.description == "Resume" and second.halt.disabled
+
+    third = board.Dashboard(plan.weights, None, 0.0, 0.1)  # a kernel that knows no plan
+    third.watch()
+    assert not third.go.disabled
+    third.go.click()
+    assert wait_for(plan.weights, every=0.1).state == "complete"
+    until(lambda: third.status.state == "complete")
+    assert third.status.step == plan.updates > reached and third.go.disabled and "Done: " in third.log.value
+    assert "世界上最高的山峰是" in third.samples.value
+
+
+def test_a_run_that_was_killed_says_why_and_can_be_resumed(bench, shown, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    plan = bench.plan("out", **LONG)
+    dashboard(plan, every=0.1)
+    shown[0].go.click()
+    until(lambda: shown[0].status.step >= 1)
+    kill_run(plan.weights)
+    until(lambda: shown[0].status.state == "dead")
+    assert "SIGKILL" in shown[0].state.value and not shown[0].go.disabled
+
+
+def test_a_run_of_another_program_is_shown_and_what_it_writes_is_escaped(tmp_path, shown):
+    weights = tmp_path / "pretrain_8.pth"
+    folder = write_metrics(weights, status().rows)
+    (folder / "train.log").write_text(NASTY + "\nStopped after update 3 of 10\n", encoding="utf-8")
+    one = board.Dashboard(weights, None, 0.0, 0.1)
+    assert "stopped" in one.state.value and one.go.disabled, "its flags are not known"
+    pages = [one.state, one.samples, one.log]
+    assert all("<img" not in page.value for page in pages) and "&lt;img" in one.log.value + one.samples.value
+    write_metrics(weights, [*status().rows, row(4)])
+    one.look()
+    assert one.status.step == 4 and one._drawn == (5, False)
+
+
+def test_finished_runs_stand_side_by_side(bench, shown):
+    for rate in (2e-3, 1e-3):
+        bench.trainer("out", max_steps=2, learning_rate=rate).fit()
+    one = board.Dashboard(bench.folder / "out" / "pretrain_16.pth", None, 0.0, 0.1)
+    (other,) = one.others.options
+    assert other.startswith("pretrain_16, put aside") and one.comparison.layout.display == "none"
+    one.others.value = (other,)
+    assert one.comparison.layout.display is None and bytes(one.comparison.value).startswith(b"\x89PNG")
+    assert one.message.value.count("lowest held-out loss") == 2
+    one.others.value = ()
+    assert one.comparison.layout.display == "none"
+
+
+def test_an_unknown_name_is_answered_by_a_list(bench, monkeypatch):
+    monkeypatch.setenv("MINIMIND_OUT", str(bench.folder / "out"))
+    bench.trainer("out", max_steps=1).fit()
+    with pytest.raises(CheckpointError, match=r"no run named pretrain_99.*pretrain_16"):
+        dashboard("pretrain_99")
+
+
+def test_an_error_while_looking_is_shown_and_the_watch_goes_on(tmp_path, monkeypatch, shown):
+    one = board.Dashboard(tmp_path / "pretrain_8.pth", None, 0.0, 0.05)
+
+    def fails(weights):
+        raise RuntimeError(NASTY)
+
+    really, looks = status_of, []
+    monkeypatch.setattr(board, "status_of", fails)
+    one.watch()
+    until(lambda: "RuntimeError" in one.message.value)
+    assert "<img" not in one.message.value
+    monkeypatch.setattr(board, "status_of", lambda weights: looks.append(1) or really(weights))
+    until(lambda: len(looks) > 2)
+    one.close()
+    time.sleep(0.3)
+    assert threading.active_count() < 50 and not log_file(tmp_path / "pretrain_8.pth").exists()
+    assert isinstance(one.panel, widgets.VBox)
