@@ -366,7 +366,7 @@ PROFILES: dict[str, Profile] = {
         name="laptop",
         model=ModelConfig(dim=128, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=2400, max_seq_len=256),
         train=TrainConfig(batch_size=8, accumulation_steps=1, log_interval=50),
-        sample_epochs=28,
+        sample_epochs=22,
     ),
     "gpu": Profile(
         name="gpu",

@@ -231,8 +231,8 @@ class Page:
 
     def control(self, description: str, which: int = 0) -> Any:
         """The control with that description."""
-        label = self.page.locator(".widget-label", has_text=description)
-        return self.page.locator(".jupyter-widgets.widget-inline-hbox", has=label).nth(which)
+        label = f"//*[contains(@class, 'widget-label')][normalize-space()='{description}']"
+        return self.page.locator(f"xpath={label}/..").nth(which)
 
     def fill(self, description: str, text: str, enter: bool = False, which: int = 0) -> None:
         field = self.control(description, which).locator("input, textarea").first

@@ -518,17 +518,6 @@ def test_stream_sizes_are_those_on_the_way(tiny_model, changes: dict) -> None:
         torch.testing.assert_close(sizes[name][place], vectors[0].pow(2).mean(-1).sqrt())
 
 
-def test_opened_gates_are_what_w1_gives(tiny_model) -> None:
-    ids = torch.randint(50, (1, 9))
-    dense, experts = tiny_model().eval(), tiny_model(use_moe=True)
-    layer, heard = dense.layers[-1].feed_forward, []
-    layer.register_forward_pre_hook(lambda part, inputs: heard.append(inputs[0]))
-    gates = viewers.opened_gates(dense, ids)
-    torch.testing.assert_close(gates[-1], layer.w1(heard[0])[0].detach())
-    assert [len(each) for each in gates] == [9, 9]
-    assert [len(each) for each in viewers.opened_gates(experts, ids)] == [9 * 3, 9 * 3]  # two chosen, one shared
-
-
 KIND_OF = {
     "<s>": "marker",
     "</s>": "marker",
@@ -594,7 +583,7 @@ def test_what_cannot_be_shown_is_said(tiny_model) -> None:
         viewers.routing_of(tiny_model(), torch.ones(1, 3, dtype=torch.int64))
     with pytest.raises(InputError, match="one text"):
         viewers.attention_maps(tiny_model(), torch.ones(2, 3, dtype=torch.int64))
-    for reader in (viewers.stream_sizes, viewers.opened_gates):
+    for reader in (viewers.stream_sizes,):
         with pytest.raises(InputError, match="one text"):
             reader(tiny_model(), torch.ones(2, 3, dtype=torch.int64))
 
@@ -689,8 +678,6 @@ def test_every_picture_is_a_closed_figure(tiny_model, course_style, recwarn) -> 
         look_inside.plot_gates(torch.randn(5, 8)),
         look_inside.plot_gates(9 * torch.randn(5, 8)),
         look_inside.plot_stream(viewers.stream_sizes(model, torch.arange(5)[None])),
-        look_inside.plot_work([0, 100, 200], 155.0, [0.0, 100.0, 200.0]),
-        look_inside.plot_work([0, 100], 155.0, [0.0, 100.0]),
         look_inside.plot_kinds({"before": torch.full((2, 4), 0.25), "now": torch.eye(2, 4)}, ["marker", "山"]),
     ]
     for figure in pictures:

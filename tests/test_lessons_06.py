@@ -101,7 +101,9 @@ def test_a_stub_is_not_an_error(check):
         (check_turning_point, lambda rows: 25, "training loss"),
         (check_turning_point, lambda rows: 30, "last look"),
         (check_turning_point, lambda rows: 4.9, "loss itself"),
-        (check_turning_point, lambda rows: 2, "position"),
+        (check_turning_point, lambda rows: 3, "position"),
+        (check_turning_point, lambda rows: 8, "first time"),
+        (check_tokens_per_parameter, lambda t, e, p: t / e / p, "of the corpus already"),
         (check_cost, lambda t, s, p: t / s * p, "3600"),
         (check_cost, lambda t, s, p: t / s / 60 * p, "minutes"),
         (check_cost, lambda t, s, p: 1.0, "yours is 1.0"),
@@ -142,7 +144,8 @@ def test_the_training_figure_shows_the_losses_that_it_was_given():
     figure = training_figure(ROWS, bigram=5.0)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert list(lines["held-out loss"].get_ydata()) == [3.0]
-    assert list(lines["training loss"].get_ydata()) == pytest.approx(smoothed([8.0 / s for s in range(1, 11)]))
+    drawn = list(lines["training loss, smoothed"].get_ydata())
+    assert drawn == pytest.approx(smoothed([8.0 / s for s in range(1, 11)]))
 
 
 def test_smoothing_a_constant_gives_the_constant():

@@ -32,7 +32,7 @@ def prove_equal(name: str, mine: Tensor, theirs: Tensor, tolerance: float = 1e-5
     allowed = tolerance * max(1.0, theirs.abs().max().item())
     if not gap <= allowed:  # not `gap > allowed`: a gap that is NaN must fail too
         raise AssertionError(f"{name}: differs from minimind_core's by up to {gap:.3g} (allowed {allowed:.1g}).")
-    print(f"{name} {tuple(mine.shape)}: largest difference {gap:.0e} → equal. The code above is the code that trains.")
+    print(f"{name} {tuple(mine.shape)}: largest difference {gap:.0e} → equal.")
 
 
 def random_tensor(*shape: int, seed: int = 0) -> Tensor:
@@ -43,6 +43,13 @@ def random_tensor(*shape: int, seed: int = 0) -> Tensor:
 def close(found: Tensor, wanted: Tensor) -> bool:
     """Equal but for rounding."""
     return torch.allclose(found.float(), wanted.float(), rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _with_a_word(found: object, sign: str, word: str) -> object:
+    """What `attempt` gave; a message of torch that holds `sign` (sizes that do not fit) also says what is likely."""
+    if isinstance(found, Verdict) and sign in found.message:
+        return Verdict.wrong(f"{found.message} {word}")
+    return found
 
 
 def first_slip(*steps: Callable[[], Verdict | None], right: str) -> Verdict:
@@ -88,7 +95,11 @@ def gradient_slip(
 def check_rms_norm(answer: Callable) -> Verdict:
     """`answer(x, weight, eps)`: x (B, T, D), weight (D,) → (B, T, D)."""
     x, weight, eps = random_tensor(2, 3, 8) * 2 + 1, torch.linspace(0.5, 1.5, 8), 0.1
-    found = attempt(answer, x.clone(), weight.clone(), eps)
+    found = _with_a_word(
+        attempt(answer, x.clone(), weight.clone(), eps),
+        "must match the size",
+        "(A mean over the last dimension drops it: with keepdim=True it stays as (B, T, 1), which fits x.)",
+    )
     if isinstance(found, Verdict):
         return found
 
@@ -98,12 +109,16 @@ def check_rms_norm(answer: Callable) -> Verdict:
     square = x.pow(2).mean(-1, keepdim=True)
     centred = x - x.mean(-1, keepdim=True)
     minus_mean = "you subtract the mean: that is LayerNorm. RMSNorm leaves the mean alone and only divides."
+    length = "you divide by the vector's length; its root mean square is smaller by √D: the mean of x², not the sum."
+    size = x.norm(dim=-1, keepdim=True)
     spread = "you divide by the standard deviation, which subtracts the mean inside: RMSNorm takes the mean of x²."
     wrong = [
         (centred * torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + eps) * weight, minus_mean),
         (centred * torch.rsqrt(square + eps) * weight, minus_mean),
         *((x * torch.rsqrt(x.var(-1, keepdim=True, correction=c) + eps) * weight, spread) for c in (0, 1)),
         *((x / (x.std(-1, keepdim=True, correction=c) + eps) * weight, spread) for c in (0, 1)),
+        (x / size * weight, length),
+        (x / (size + eps) * weight, length),
         (x * torch.rsqrt(square + eps), "the learned weight is missing: multiply by it at the end."),
         (x * torch.rsqrt(square) * weight, "eps is missing: a vector of zeros would be divided by 0."),
         (x / (square.sqrt() + eps) * weight, "eps belongs inside the square root, beside the mean of x²."),
@@ -134,7 +149,11 @@ def _turn(even: Tensor, odd: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, 
 def check_rotary(answer: Callable) -> Verdict:
     """`answer(x, cos, sin)`: x (B, T, heads, Dh), cos and sin (T, Dh / 2) → (B, T, heads, Dh)."""
     x, (cos, sin) = random_tensor(2, 5, 3, 8), rotary_angles(8, 5, 50.0)
-    found = attempt(answer, x.clone(), cos.clone(), sin.clone())
+    found = _with_a_word(
+        attempt(answer, x.clone(), cos.clone(), sin.clone()),
+        "must match the size",
+        "(cos and sin are (T, Dh/2): cos[:, None] gives them a dimension for the heads.)",
+    )
     if isinstance(found, Verdict):
         return found
 
@@ -145,6 +164,10 @@ def check_rotary(answer: Callable) -> Verdict:
     c, s = cos[:, None], sin[:, None]
     even, odd, low, high = x[..., 0::2], x[..., 1::2], x[..., :4], x[..., 4:]
     halves = "you pair element i with element i + Dh/2 (halves); here the pairs are neighbours, 2i with 2i + 1."
+    early = "the first elements were overwritten before the second ones were made of them: keep a copy, "
+    early += "or make a new tensor (torch.stack)."
+    late = "the second elements were overwritten before the first ones were made of them: keep a copy, or torch.stack."
+    new_even, new_odd = _turn(even, odd, c, s)
     order = "the pairs are turned rightly, but put back in another order: 2i and 2i + 1 must be neighbours again "
     wrong = [
         (torch.cat(_turn(low, high, c, s), -1), halves),
@@ -156,6 +179,8 @@ def check_rotary(answer: Callable) -> Verdict:
         ),
         (torch.stack((even * c - odd * s, odd * c - even * s), -1).flatten(-2), "a sign: odd' = even·sin + odd·cos."),
         (torch.stack((even * c + odd * s, even * s + odd * c), -1).flatten(-2), "a sign: even' = even·cos − odd·sin."),
+        (torch.stack((new_even, new_even * s + odd * c), -1).flatten(-2), early),
+        (torch.stack((even * c - new_odd * s, new_odd), -1).flatten(-2), late),
         (torch.stack((even * c, odd * c), -1).flatten(-2), "the sine's half is missing: each new element needs both."),
         (x, "x comes back unturned."),
     ]
@@ -224,7 +249,11 @@ def _attention_slip(answer: Callable, tokens: int, span: int) -> Verdict | None:
         random_tensor(2, 2, span, 16, seed=1),
         random_tensor(2, 2, span, 16, seed=2),
     )
-    found = attempt(answer, q.clone(), k.clone(), v.clone())
+    found = _with_a_word(
+        attempt(answer, q.clone(), k.clone(), v.clone()),
+        "at non-singleton dimension 1",
+        "(q has 4 heads here, k and v have 2: give every query head its own copy of both first, repeat_interleave.)",
+    )
     if isinstance(found, Verdict):
         return found
     shape = wrong_shape(found, q.shape)

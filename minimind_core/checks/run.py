@@ -69,6 +69,8 @@ def check_tokens_per_parameter(answer: Callable) -> Verdict:
         return Verdict.right("a second pass over the same text adds no new tokens.")
     if math.isclose(found, 2 * right, rel_tol=1e-6):
         return Verdict.wrong("epochs were counted: the second pass shows the same tokens again.")
+    if math.isclose(found, right / 2, rel_tol=1e-6):
+        return Verdict.wrong("`tokens` are those of the corpus already, not of all epochs together.")
     if math.isclose(found, 1 / right, rel_tol=1e-6):
         return Verdict.wrong("that is parameters per token: turn the fraction round.")
     return Verdict.wrong(f"for 415M tokens, 2 epochs and 25.8M parameters it is {right:.2f}, yours is {found}.")
@@ -79,6 +81,7 @@ def check_turning_point(answer: Callable) -> Verdict:
     rows = [
         {"step": 0, "held_out_loss": 8.0},
         {"step": 5, "loss": 4.0},
+        {"step": 8, "held_out_loss": 5.0},
         {"step": 10, "held_out_loss": 5.2},
         {"step": 15, "loss": 3.0},
         {"step": 20, "held_out_loss": 4.9},
@@ -91,8 +94,9 @@ def check_turning_point(answer: Callable) -> Verdict:
     known = {
         25: "that is the lowest training loss; the held-out lines have the key held_out_loss.",
         30: "that is the last look, not the lowest.",
-        2: "that is a position in the list of looks; the line's own step is asked for.",
-        4: "that is a position in the list; the line's own step is asked for.",
+        8: "there it rises for the first time, and falls again later: the lowest of all looks is asked for.",
+        3: "that is a position in the list of looks; the line's own step is asked for.",
+        5: "that is a position in the list; the line's own step is asked for.",
         4.9: "that is the loss itself; the update it was measured at is asked for.",
     }
     if found == 20 and not isinstance(found, bool):

@@ -321,7 +321,7 @@ def plot_load_history(histories: dict[str, Tensor]) -> Figure:
             below += share
         ax.set(xlabel="update", title=name, ylim=(0, 100), xlim=(0, len(shares) - 1))
     np.atleast_1d(axes)[0].set_ylabel("% of the work, stacked")
-    fig.suptitle("Without the auxiliary loss, few experts get nearly all the work", fontsize=12, x=0.01, ha="left")
+    fig.suptitle("Without the auxiliary loss, two experts do most of the work", fontsize=12, x=0.01, ha="left")
     handles, names = np.atleast_1d(axes)[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower center", ncols=len(names))
     return fig

@@ -1,4 +1,4 @@
-"""More pictures of lesson 03: what goes on inside. One look, match by distance, cache, gates, the stream, work, kinds.
+"""More pictures of lesson 03: what goes on inside. One look, match by distance, cache, gates, the stream, kinds.
 
 Every function returns a closed Figure, as in plots/model.py, which draws the parts themselves. Left out: computing,
 which the notebook does by hand or widgets/model.py reads out of a model.
@@ -161,30 +161,6 @@ def plot_stream(sizes: dict[str, Tensor]) -> Figure:
     right.set(xlabel="block", title="What each part adds to it", ylim=(0, None))
     right.grid(axis="x", visible=False)
     right.legend(loc="upper right")
-    return fig
-
-
-def plot_work(lengths: list[int], matrices: float, attention: list[float]) -> Figure:
-    """Million FLOPs that a token costs over the text's length: `matrices` for all alike, `attention` by length."""
-    fig, ax = subplots(figsize=(9.0, 3.2))
-    parts = [[matrices] * len(lengths), attention]
-    names = ["matrices: every weight, once a token", "attention: every token met"]
-    equal = float(np.interp(matrices, attention, lengths))
-    ax.stackplot(lengths, parts, colors=[pale(BLUE, 0.35), pale(ORANGE, 0.35)], labels=names)
-    ax.set(xlabel="tokens in the text", ylabel="million FLOPs a token", title="Long texts cost more for every token")
-    ax.set(xlim=(lengths[0], lengths[-1]), ylim=(0, None))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    if attention[-1] > matrices:
-        ax.plot([equal, equal], [0, 2 * matrices], ":", color=INK, linewidth=1.2)
-        ax.annotate(
-            f"half and half: {equal:,.0f}",
-            (equal, 2 * matrices),
-            (-4, 12),
-            textcoords="offset points",
-            ha="right",
-            fontsize=9,
-        )
-    ax.legend(loc="upper left")
     return fig
 
 

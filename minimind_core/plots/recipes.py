@@ -77,10 +77,8 @@ def recipe_gains(path: Path = RESULTS) -> HTML:
     for field, said in NOT_LEARNING.items():
         rows.append(["", f"{field} {getattr(seed, field)} → {getattr(fast, field)}", "", said, "", ""])
     size = lines[0]["size"]
-    caption = (
-        f"dim {size['dim']} × {size['layers']} layers, {lines[0]['tokens']:,} tokens; positive gains are lower losses"
-    )
-    heads = ["line by line", "what changes", "held-out loss", "gain", "missed by fast without it", "seeds"]
+    caption = f"dim {size['dim']} × {size['layers']} layers, {lines[0]['tokens']:,} tokens"
+    heads = ["line by line", "what changes", "held-out loss", "gain", "missed by fast without it", "repeats"]
     return table(heads, rows, caption)
 
 
@@ -109,5 +107,5 @@ def sight_cost(path: Path = RESULTS) -> str:
     return (
         f"Sight of other segments changes the held-out loss by {mean(costs):+.3f} nats per token: it "
         f"{'helps a little' if mean(costs) < 0 else 'costs a little'}.\n({min(costs):+.3f} to {max(costs):+.3f} with "
-        f"{len(common)} seeds, against a mask around each segment; held-out rows hold several segments, too.)"
+        f"{len(common)} random seeds, against a mask around each segment; held-out rows hold several segments, too.)"
     )

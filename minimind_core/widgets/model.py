@@ -123,28 +123,6 @@ def stream_sizes(model: MiniMindLM, ids: Tensor) -> dict[str, Tensor]:
     return {name: torch.stack(sizes) for name, sizes in found.items()}
 
 
-def opened_gates(model: MiniMindLM, ids: Tensor) -> list[Tensor]:
-    """What w1 gives in each layer, before silu: ids (1, T) → L tensors (N, F).
-
-    N is T in a dense model; with experts, what all of those that work on the text give, one below the other.
-    """
-    _one_text(ids)
-    found: list[list[Tensor]] = [[] for _ in model.layers]
-
-    def keep(number: int) -> Callable[..., None]:
-        return lambda part, inputs, output: found[number].append(output.detach().float().flatten(0, -2).cpu())
-
-    hooks = [
-        part.register_forward_hook(keep(number))
-        for number, layer in enumerate(model.layers)
-        for name, part in layer.feed_forward.named_modules()
-        if name.split(".")[-1] == "w1"
-    ]
-    with _listening(hooks, model):
-        model(ids)
-    return [torch.cat(parts) for parts in found]
-
-
 def token_kind(piece: str) -> str:
     """What kind of token a piece (as `pieces` gives it) is: one of KINDS."""
     if piece in SPECIAL_TOKENS:
