@@ -90,9 +90,11 @@ class RunStatus:
         return recent[len(recent) // 2] if recent else math.nan
 
     def samples(self, most: int = 5) -> list[tuple[int, str, str]]:
-        """Update, prompt and continuation of the last looks, oldest first; the text is untrusted."""
+        """Update, prompt and continuation of some looks from the first to the last, evenly; the text is untrusted."""
         found = [(row["step"], *row["sample"]) for row in self.rows if len(row.get("sample") or ()) == 2]
-        return found[-most:]
+        if len(found) <= most:
+            return found
+        return [found[round(place * (len(found) - 1) / (most - 1))] for place in range(most)]
 
     def line(self, price_per_hour: float = 0.0) -> str:
         """All of it in a line of text."""

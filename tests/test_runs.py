@@ -206,6 +206,13 @@ def test_a_status_says_what_is_reached_what_is_left_and_what_it_costs():
     assert set(STATES) == {"none", "starting", "running", "stopped", "complete", "dead"}
 
 
+def test_samples_are_taken_from_the_whole_run():
+    rows = [{"step": step, "held_out_loss": 5.0, "sample": ["山", str(step)]} for step in range(21)]
+    found = RunStatus("out/pretrain_8.pth", "running", rows=rows).samples(5)
+    assert [step for step, _, _ in found] == [0, 5, 10, 15, 20]
+    assert len(RunStatus("out/pretrain_8.pth", "running", rows=rows[:3]).samples(5)) == 3
+
+
 def write_metrics(weights, rows):
     folder = weights.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
