@@ -298,7 +298,7 @@ def test_preflight_reports_the_machine_and_the_run(bench, capsys):
     assert looking.main(tiny_flags(bench, "out")) == 0
     printed = capsys.readouterr().out
     for words in (
-        f"torch {torch.__version__}",
+        f"torch: {torch.__version__}",
         "device: ",
         "memory: ",
         "disk for out",
