@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,14 @@ class Page:
         outputs = "[...document.querySelectorAll('.jp-OutputArea-output')]"
         script = f"([text, gone]) => {outputs}.some(o => o.textContent.includes(text)) !== gone"
         self.page.wait_for_function(script, arg=[text, gone], timeout=1000 * seconds)
+
+    def changes(self, text: str, do: Callable[[], None], seconds: float = 30) -> None:
+        """Do something, and wait until the page of a widget that held `text` shows something else."""
+        pages = "[...document.querySelectorAll('.jp-OutputArea-output .widget-html')]"
+        script = f"text => {{ window.watched = {pages}.find(page => page.textContent.includes(text)); "
+        before = self.page.evaluate(script + "return window.watched.innerHTML; }", text)
+        do()
+        self.page.wait_for_function("before => window.watched.innerHTML !== before", arg=before, timeout=1000 * seconds)
 
     def save(self) -> None:
         """Write the notebook to its file."""

@@ -70,61 +70,53 @@ def opened(browser, lab: Lab, notebook: str) -> Iterator[Page]:
 def use_01(page: Page) -> None:
     """Look for a word in the row browser, go to the next find, move the slider by the keyboard."""
     page.fill("Find", "山", enter=True)
-    page.wait_text("stands in")
-    before = page.page.locator("text=/row \\d+ · \\d+ characters/").first.inner_text()
-    page.press("find ▶")
-    page.page.wait_for_function(
-        "before => ![...document.querySelectorAll('.widget-html b')].some(b => b.textContent.startsWith(before))",
-        arg=before[:8],
-    )
+    page.wait_text("“山” stands in")
+    page.changes("“山” stands in", lambda: page.press("find ▶"))
     page.slide("Row", "Home")
     page.wait_text("row 0 · ")
 
 
 def use_02(page: Page) -> None:
     """Walk some merges on, then type a text of one's own into the token explorer."""
-    page.slide("merges", "ArrowRight", times=3)
-    page.wait_text("3 of ")
+    page.changes("0 of ", lambda: page.slide("merges", "ArrowRight", times=3))
     page.fill("Text", "<b>龘</b>", which=1)
     page.wait_text("8 characters · 10 bytes")
     page.choose("Tokenizer", "bytes only (259)")
-    page.wait_text("10 tokens")
+    page.wait_text("8 characters · 10 bytes · 10 tokens")
 
 
 def use_03(page: Page) -> None:
-    """Another layer in the attention viewer and in the router viewer; a wider model in the cost viewer."""
-    words = page.page.locator(".widget-html", has_text="looks at").first
-    page.slide("token", "Home")
-    page.page.wait_for_function("text => document.body.innerText.includes(text)", arg="(token 0)")
-    assert "looks at" in words.inner_text()
-    page.slide("choice", "ArrowRight")
-    page.wait_text("of the work")
-    page.control("experts").or_(page.page.locator(".widget-checkbox")).locator("input").last.check()
+    """Another token in the attention viewer, other choices in the router viewer; experts in the cost viewer."""
+    page.changes(" looks at ", lambda: page.slide("token", "Home"))
+    page.wait_text("(token 0) looks at")
+    page.changes("of the work", lambda: page.slide("choice", "ArrowRight"))
+    page.page.locator(".jp-OutputArea-output .widget-checkbox input").last.check()
     page.wait_text("95,052,288")
 
 
 def use_04(page: Page) -> None:
-    """Ask for the rate of a step, and give the schedule another shape."""
+    """Ask for the rate of a step, and give the schedule another shape: words and picture follow."""
     page.fill("micro-step", "22080", enter=True)
-    page.wait_text("50.00% of the run")
-    page.choose("shape", "constant")
-    page.wait_text("of the peak")
+    page.wait_text("after 50.00% of the run")
+    picture = page.page.locator(".jp-OutputArea-output .widget-image").last
+    before = picture.get_attribute("src")
+    page.changes(" of the peak: ", lambda: page.choose("shape", "constant"))
+    page.page.wait_for_function("([img, before]) => img.src !== before", arg=[picture.element_handle(), before])
 
 
 def use_05(page: Page) -> None:
-    """Look at a number's bits, and scale gradients up until they overflow."""
-    page.press("257")
-    page.wait_text("257")
-    page.fill("number", "no number", enter=True)
+    """Look at a number's bits, at what is no number, and scale gradients up until they overflow."""
+    page.changes("sign exponent fraction", lambda: page.press("257"))
+    page.page.locator(".widget-html caption", has_text=re.compile("^257$")).wait_for()
+    page.changes("sign exponent fraction", lambda: page.fill("number", "no number", enter=True))
     page.wait_text("is not understood")
-    page.slide("scale 2^", "End")
-    page.wait_text("scale 2^32")
+    page.changes("scale 2^", lambda: page.slide("scale 2^", "End"))
+    page.wait_text("scale 2^32 = ")
 
 
 def use_06(page: Page) -> None:
     """The dashboard shows the finished run; a price turns time into money."""
-    page.wait_text("complete")
-    page.fill("price per hour", "3600", enter=True)
+    page.changes("pretrain_128", lambda: page.fill("price per hour", "3600", enter=True))
     page.wait_text("cost so far")
     assert page.page.locator("button:has-text('Complete')").first.is_disabled()
     assert page.page.locator("button:has-text('Stop')").first.is_disabled()

@@ -292,7 +292,7 @@ def test_flags_that_a_text_advises_exist(path):
     known = {f.name for config in (TrainConfig, ModelConfig) for f in dataclasses.fields(config)}
     known |= {*inspect.signature(minimind_core.generate).parameters, "weights", "prompt", "to", "help"}
     known |= {"index-url", "ServerApp", "LabApp", "no-browser", "port", "ip"}  # pip's and JupyterLab's
-    known |= {"user", "name", "display-name", "env", "dry-run"}  # ipykernel's and set-up's
+    known |= {"user", "name", "display-name", "env", "dry-run", "base"}  # ipykernel's, set-up's, conda's
     assert set(re.findall(r"(?<![\w-])--([A-Za-z][\w-]*)", text)) <= known
 
 
