@@ -18,7 +18,7 @@ help:
 	@echo "make course     set up, run the seven notebooks in order without a screen, print their results"
 	@echo "make lab        set up, open JupyterLab at notebooks/"
 	@echo "make test       set up, run the whole test suite"
-	@echo "make kills      kill training runs at many moments, resume them, compare bit by bit (20 minutes)"
+	@echo "make kills      kill training runs at many moments, resume them, compare bit by bit (25 minutes)"
 	@echo "make bench      measure speed and memory against MiniMind's way of doing it (about an hour)"
 	@echo "make notebooks  run the notebooks and keep their fresh outputs in the files"
 	@echo "make lint       check style and formatting of code and notebooks"
@@ -47,6 +47,7 @@ test:
 
 kills:
 	$(RUN) tests/kills.py $(ARGS)
+	$(RUN) -m torch.distributed.run --standalone --nproc_per_node 2 tests/two_processes.py
 
 bench:
 	$(RUN) benchmarks/bench.py $(ARGS)

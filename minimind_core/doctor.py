@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shutil
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,17 +23,38 @@ from pathlib import Path
 import psutil
 import torch
 
-from .download import MAIN_HOST, MIRROR_HOST, MODELSCOPE_HOST
+from .download import PUBLISHED, DownloadError, _sources
 from .fonts import chinese_font
 from .lessons import LESSONS
+from .memory import container_limit, free_memory, oom_kills, total_memory
 from .paths import dataset_dir, out_dir, shown
 from .precision import describe_device, pick_device, pick_dtype
-from .storage import SHARED_MEMORY, free_bytes
+from .storage import SHARED_MEMORY, disk_needed, existing_parent, free_bytes
+from .wandb_server import within
 
 MARKS = {"good": "✔", "note": "·", "bad": "✘"}
 MEASURED_AT = 130e9  # operations a second of the machine on which the lessons' minutes were measured
-HOST_SECONDS = 3.0
-DATA_BYTES, OUT_BYTES = 3.2e9, 2.5e9  # the full corpus; its tokens, and a full run with its states
+HOST_SECONDS = 3.0  # for the first answer of a host, the look-up of its name included
+CORPUS = PUBLISHED["pretrain_hq"]
+# The full run: the model of the gpu profile on the full corpus, once, with as many tokens as its size lets expect. What
+# it takes of a card is what preflight.training_memory reckons, for its micro-batch of 64 rows and for one row.
+PARAMETERS, TOKENS = 25_829_888, 415e6
+CARD_BYTES, CARD_BYTES_LEAST = 9.68e9, 1.14e9
+DATA_BYTES = 1.05 * CORPUS.about  # the corpus, whose size is known to 5 %
+ENCODED_BYTES = 2.4 * TOKENS  # 16 bits for each token, and an index of rows and segments
+OUT_BYTES = ENCODED_BYTES + disk_needed(PARAMETERS)
+LEAST_BYTES = 2e8  # what the lessons write when they run on the sample
+BUSY = 0.4  # share of a card's rate that training makes use of, assumed until it is measured
+# What data sheets say of products of 16-bit matrices, summed in float32 and not sparse, in operations a second. Names
+# are torch's, without NVIDIA and GeForce; a card for laptops or a part of a card (MIG) is another one, and not known.
+RATES = {
+    r"RTX 3090": 71e12,
+    r"RTX 4090": 165e12,
+    r"RTX 5090": 209e12,
+    r"L40S": 362e12,
+    r"A100-(SXM4|PCIE)-\d+GB|A100 80GB PCIe": 312e12,
+    r"H100 80GB HBM3|H200": 989e12,
+}
 
 
 @dataclass(frozen=True)
@@ -45,15 +69,25 @@ class Finding:
         return f"{MARKS[self.verdict]} {self.name}: {self.words}"
 
 
+@dataclass(frozen=True)
+class Card:
+    """A GPU as the doctor sees it: torch's name for it, and bytes of its memory that are free."""
+
+    name: str
+    free: int
+
+
 def examine(network: bool = True) -> list[Finding]:
     """Everything that the course needs of a machine; hosts are not asked if `MINIMIND_OFFLINE` is set. Some seconds."""
     network = network and not os.environ.get("MINIMIND_OFFLINE")
+    device, card = _device()
     return [
         *_software(),
-        *_device(),
-        *_room(),
-        *(_hosts((MAIN_HOST, MIRROR_HOST, MODELSCOPE_HOST)) if network else ()),
-        *lessons_here(),
+        *device,
+        _memory(),
+        *_disks(),
+        *(_hosts() if network else ()),
+        *lessons_here(card),
     ]
 
 
@@ -65,7 +99,7 @@ def _software() -> Iterable[Finding]:
         "good" if good else "bad",
         f"{platform.python_version()} on {platform.system()} {platform.machine()}{what}",
     )
-    old = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 6)
+    old = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 6)
     yield Finding(
         "torch", "bad" if old else "good", torch.__version__ + ("; the course needs 2.6 or newer" if old else "")
     )
@@ -105,37 +139,86 @@ def _font() -> Finding:
     )
 
 
-def _device() -> Iterable[Finding]:
+def _device() -> tuple[list[Finding], Card | None]:
+    """The device that notebooks and runs take by themselves, and the format of numbers there."""
     device = pick_device()
-    if device.type == "cuda":
+    if device.type != "cuda":
+        words = f"{describe_device(device)}: small models in minutes, the full one in days{card_out_of_sight()}"
+        return [Finding("device", "note", words), Finding("numbers", "good", pick_dtype("auto", device)[1])], None
+    try:
+        name = describe_device(device)
+        compute_a_little(device)
         free, total = torch.cuda.mem_get_info(device)
-        verdict = "good" if total > 7e9 else "note"
-        yield Finding(
-            "device",
-            verdict,
-            f"{describe_device(device)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB of its memory free",
-        )
-    else:
-        yield Finding("device", "note", f"{describe_device(device)}: small models in minutes, the full one in days")
-    yield Finding("numbers", "good", pick_dtype("auto", device)[1])
+        card = Card(torch.cuda.get_device_name(device), free)
+        words = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB of its memory free"
+        if free < total / 2:
+            words += "; something else uses the rest (nvidia-smi shows what)"
+        return [Finding("device", "good" if free > total / 2 else "note", words), numbers_on_card(device)], card
+    except (RuntimeError, AssertionError) as error:  # torch's words for a driver, a build or a card that do not fit
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        words = f"torch finds a card and cannot compute on it ({reason}). docs/rented-gpu.md says which torch suits it"
+        return [Finding("device", "bad", f"{words}; without a card: `CUDA_VISIBLE_DEVICES= make lab`")], None
 
 
-def _room() -> Iterable[Finding]:
-    memory = psutil.virtual_memory()
+def compute_a_little(device: torch.device) -> None:
+    """Multiply two small matrices; RuntimeError where torch has no code for this card, or it has no memory left."""
+    a = torch.ones(16, 16, device=device)
+    float((a @ a).sum())
+
+
+def card_out_of_sight() -> str:
+    """Words on an NVIDIA card that seems to be in this machine although torch sees none; empty without a sign of it."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return ". CUDA_VISIBLE_DEVICES hides the cards of this machine"
+    if torch.version.cuda is None:
+        return ". This machine has an NVIDIA driver, but torch is a build without CUDA: docs/rented-gpu.md"
+    return (
+        ". This machine has an NVIDIA driver, but torch sees no card: nvidia-smi shows if there is one, and if the "
+        f"driver knows CUDA {torch.version.cuda}, which this torch was built for"
+    )
+
+
+def numbers_on_card(device: torch.device) -> Finding:
+    """Which format runs compute in on this card, and what follows where it lacks bfloat16."""
+    dtype, why = pick_dtype("auto", device)
+    if dtype != torch.float16:
+        return Finding("numbers", "good", why)
+    why += ". The model is the same; an update whose gradients overflow is left out (notebook 05)"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 7:
+        why += f". At compute capability {major}.{minor} 16 bits are not quicker than 32, and nothing is compiled"
+    return Finding("numbers", "note", why)
+
+
+def _memory() -> Finding:
+    """Memory for programs: the machine's, or what a container is allowed."""
+    free, limit = free_memory(), container_limit()
     needed = max(lesson.laptop_gigabytes or 0 for lesson in LESSONS) * 1e9
-    verdict = "good" if memory.available > 2 * needed else "note" if memory.available > needed else "bad"
-    what = "" if verdict == "good" else f"; the largest notebook takes {needed / 1e9:.1f} GB, so close other programs"
-    yield Finding("memory", verdict, f"{memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f}{what}")
-    for name, folder, needs, variable in (
-        ("dataset", dataset_dir(), DATA_BYTES, "MINIMIND_DATASET"),
-        ("out", out_dir(), OUT_BYTES, "MINIMIND_OUT"),
-    ):
-        free = free_bytes(folder)
-        enough = free > needs
-        what = "" if enough else f"; the full corpus needs {needs / 1e9:.1f}, {variable} names another disk"
-        yield Finding(
-            f"disk for {name}", "good" if enough else "note", f"{free / 1e9:.1f} GB free ({shown(folder)}){what}"
-        )
+    verdict = "good" if free > 2 * needed else "note" if free > 1.2 * needed else "bad"
+    words = f"{free / 2**30:.1f} GiB free of {total_memory() / 2**30:.1f}"
+    if limit:
+        words += f", the limit of this container (the machine has {psutil.virtual_memory().total / 2**30:.1f})"
+    if verdict != "good":
+        words += f"; the largest notebook takes {needed / 1e9:.1f} GB, so close other programs and notebooks"
+    if kills := oom_kills():
+        verdict = "note" if verdict == "good" else verdict
+        words += f"; for want of it the system has ended {kills} process{'es' * (kills > 1)} here so far"
+    return Finding("memory", verdict, words)
+
+
+def _disks() -> Iterable[Finding]:
+    """Room for the full corpus and a full run, less what lies there already, and in shared memory."""
+    data, out = dataset_dir(), out_dir()
+    corpus = max(0.0, DATA_BYTES - lying((data / ".download" / CORPUS.name).rglob("*")))
+    if (data / CORPUS.local_name).is_file():
+        corpus = 0.0
+    results = OUT_BYTES - min(ENCODED_BYTES, lying((out / "cache").glob(f"{CORPUS.name}-*/*")))
+    if corpus and existing_parent(data).stat().st_dev == existing_parent(out).stat().st_dev:
+        corpus = results = corpus + results
+    yield Finding("disk for dataset", *room_for(data, corpus, 0.0, "MINIMIND_DATASET"))
+    yield Finding("disk for out", *room_for(out, results, LEAST_BYTES, "MINIMIND_OUT"))
     if SHARED_MEMORY.is_dir():
         free = free_bytes(SHARED_MEMORY)
         words = f"{free / 1e9:.1f} GB free"
@@ -144,36 +227,67 @@ def _room() -> Iterable[Finding]:
         yield Finding(str(SHARED_MEMORY), "good" if free >= 2.5e8 else "note", words)
 
 
-def _hosts(hosts: Iterable[str]) -> list[Finding]:
-    """Whether the hosts of the corpus answer, all asked at once."""
-    with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(answers_in, hosts))
+def room_for(folder: Path, needs: float, least: float, variable: str) -> tuple[str, str]:
+    """Verdict and words on a folder: `needs` bytes are still to come on its disk, without `least` no lesson works."""
+    free = free_bytes(folder)
+    words = f"{free / 1e9:.1f} GB free ({shown(folder)})"
+    if free < least:
+        return "bad", f"{words}; even runs on the sample take {least / 1e9:.1f}, {variable} names another disk"
+    if needs and not os.access(existing_parent(folder), os.W_OK | os.X_OK):
+        return "bad" if least else "note", f"{words}; nothing can be written there, {variable} names another folder"
+    if free < needs:
+        return "note", f"{words}; the full corpus needs {needs / 1e9:.1f} on this disk, {variable} names another one"
+    return "good", words
+
+
+def lying(paths: Iterable[Path]) -> int:
+    """Bytes of those files that are there."""
+    total = 0
+    for path in paths:
+        with suppress(OSError):  # a download or an encoding may be at work there
+            total += path.stat().st_size * path.is_file()
+    return total
+
+
+def _hosts() -> list[Finding]:
+    """Whether the hosts that the download would ask answer, all asked at once."""
+    try:
+        sources = _sources(None)
+    except DownloadError as error:
+        return [Finding("network", "bad", str(error))]
+    with ThreadPoolExecutor(len(sources)) as pool:
+        answers = list(pool.map(answer_of, [source.host for source in sources]))
     found = []
-    for host, seconds in zip(hosts, answers, strict=True):
-        name = host.split("//")[-1]
-        if seconds is None:
-            found.append(Finding(name, "note", f"does not answer within {HOST_SECONDS:.0f} s"))
-        else:
-            found.append(Finding(name, "good", f"answers in {seconds:.1f} s"))
-    if all(seconds is None for seconds in answers):
+    for source, answer in zip(sources, answers, strict=True):
+        late = isinstance(answer, str)
+        found.append(Finding(source.label, *(("note", answer) if late else ("good", f"answers in {answer:.1f} s"))))
+    if all(isinstance(answer, str) for answer in answers):
         found.append(
             Finding("network", "note", "no host of the corpus answers: the lessons run on the sample, which is here")
         )
     return found
 
 
-def answers_in(host: str) -> float | None:
-    """Seconds until a host says anything, even a refusal; None when it does not."""
+def answer_of(host: str) -> float | str:
+    """Seconds until a host says anything, even a refusal; words on why not, after HOST_SECONDS at most.
+
+    The look-up of its name and all its addresses share that time, which urlopen's own limit does not see to.
+    """
     started = time.perf_counter()
-    request = urllib.request.Request(host, method="HEAD", headers={"User-Agent": "minimind-course"})
     try:
-        with urllib.request.urlopen(request, timeout=HOST_SECONDS):
-            pass
+        within(HOST_SECONDS, lambda: _ask(host))
     except urllib.error.HTTPError:
         pass  # a refusal is an answer
-    except (OSError, ValueError):
-        return None
+    except Exception as error:  # whatever a network, a proxy or a stranger on that port comes up with
+        late = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
+        return f"does not answer within {HOST_SECONDS:.0f} s" if late else "cannot be reached"
     return time.perf_counter() - started
+
+
+def _ask(host: str) -> None:
+    request = urllib.request.Request(host, method="HEAD", headers={"User-Agent": "minimind-course"})
+    with urllib.request.urlopen(request, timeout=HOST_SECONDS):
+        pass
 
 
 def operations_a_second() -> float:
@@ -186,19 +300,44 @@ def operations_a_second() -> float:
     return best
 
 
-def lessons_here() -> list[Finding]:
-    """For each notebook: whether it fits into memory, and about how long it computes in the laptop profile."""
-    slower = max(0.3, MEASURED_AT / operations_a_second())
-    free, found = psutil.virtual_memory().available, []
+def lessons_here(card: Card | None = None) -> list[Finding]:
+    """For each notebook whether it fits into memory, and about how long it computes; for 06 also on the card.
+
+    Minutes on a card are those that were measured on an RTX 4090; where there are none yet, the line says so.
+    """
+    slower, free, found = max(0.3, MEASURED_AT / operations_a_second()), free_memory(), []
     for lesson in LESSONS:
         minutes, needs = (lesson.laptop_minutes or 0) * slower, (lesson.laptop_gigabytes or 0) * 1e9
-        fits = free > 1.2 * needs
+        verdict = "good" if free > 1.2 * needs else "bad"
         words = f"about {minutes:.1f} min on this CPU, {needs / 1e9:.1f} GB of memory"
-        found.append(
-            Finding(
-                f"notebook {lesson.number:02d}",
-                "good" if fits else "bad",
-                words + ("" if fits else ": more than is free"),
-            )
-        )
+        if verdict == "bad":
+            words += ": more than is free"
+        if card:
+            on_card = f"{lesson.gpu_minutes:.1f} min on an RTX 4090" if lesson.gpu_minutes else "not measured yet"
+            if lesson.name == "06_pretraining" and os.environ.get("MINIMIND_PROFILE", "gpu") == "gpu":
+                fits, full_run = full_run_on(card)
+                verdict, on_card = "bad" if "bad" in (fits, verdict) else "good", on_card + full_run
+            words = f"on a card {on_card}; in the laptop profile {words}"
+        found.append(Finding(f"notebook {lesson.number:02d}", verdict, words))
     return found
+
+
+def full_run_on(card: Card) -> tuple[str, str]:
+    """Verdict and words on the full run on a card: a time that is reckoned, and its memory against what is free."""
+    seconds = full_run_seconds(card.name)
+    words = ", the notebook measures it before it starts the run"
+    if seconds is not None:
+        words = f", by reckoning {seconds / 60:.0f} min for the full corpus if that keeps the card {BUSY:.0%} busy"
+    words += f"; it takes about {CARD_BYTES / 2**30:.1f} GiB of the card, {card.free / 2**30:.1f} are free"
+    if card.free < CARD_BYTES_LEAST:
+        return "bad", f"{words}, too few even for one row at a time: stop what else uses it (nvidia-smi shows it)"
+    if card.free < CARD_BYTES:
+        words += ", so the same updates are made of smaller pieces"
+    return "good", words
+
+
+def full_run_seconds(card: str) -> float | None:
+    """Seconds of the full run on a card of that name: 6 operations for each parameter and token; None if not known."""
+    plain = re.sub(r"^(NVIDIA )?(GeForce )?", "", card)
+    rate = next((rate for name, rate in RATES.items() if re.fullmatch(name, plain)), None)
+    return None if rate is None else 6 * PARAMETERS * TOKENS / (BUSY * rate)

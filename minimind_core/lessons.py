@@ -120,8 +120,8 @@ LESSONS = (
         name="02_tokenizer_and_loss_mask",
         title="From text to tokens, and which of them count",
         able=(
-            "train a BPE tokenizer and say for every position what the model reads, what it should say, and if that "
-            "counts"
+            "train a BPE tokenizer and say for every position what the model reads, what it should say, and whether "
+            "it counts"
         ),
         explains=(
             "tokenizer: train_tokenizer pieces TextStream",
@@ -148,7 +148,7 @@ LESSONS = (
             "moe: MoEGate MoEFeedForward",
             "model: MiniMindBlock MiniMindLM parameter_count active_parameter_count",
         ),
-        learner_minutes=75,
+        learner_minutes=60,
         exercise_minutes=60,
         laptop_minutes=1.0,
         laptop_gigabytes=0.7,
@@ -194,15 +194,15 @@ LESSONS = (
         explains=(
             "plan: plan_run",
             "trainer: Trainer",
-            "optim: Muon orthogonalize",
             "saver: Saver",
+            "run_state: state_of restore",
             "faults: is_out_of_memory",
             "tracking: read_metrics",
             "preflight: estimate",
             "checkpoint: save_weights load_run",
         ),
         learner_minutes=40,
-        exercise_minutes=21,
+        exercise_minutes=41,
         laptop_minutes=3.9,
         laptop_gigabytes=0.9,
         limit_seconds=240,
@@ -216,7 +216,7 @@ LESSONS = (
             "quick: quick_model",
             "generation: generate stream continue_text next_token_logits",
             "evaluation: held_out_loss token_losses bigram_rows fit_bigram",
-            "runs: list_runs",
+            "runs_on_disk: list_runs",
         ),
         learner_minutes=40,
         exercise_minutes=33,

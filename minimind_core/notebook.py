@@ -79,6 +79,11 @@ def doctor(network: bool = True) -> None:
     display(trial._repr_mimebundle_() | {"text/plain": words}, raw=True)
 
 
+def may_lack_widgets() -> bool:
+    """Whether the program that shows this notebook is known to leave widgets blank at times: VS Code and its kin."""
+    return any(name.startswith("VSCODE_") for name in os.environ)
+
+
 def as_expected(name: str, value: float, low: float, high: float, otherwise: str = "") -> None:
     """Print a number beside its band and whether it lies in it; `otherwise` says what is likely wrong.
 
@@ -90,4 +95,4 @@ def as_expected(name: str, value: float, low: float, high: float, otherwise: str
     print(f"{name}: {value:.4g}  (expected {low:.4g} to {high:.4g}) → {verdict}")
 
 
-__all__ = ["PROFILES", "SEED", "as_expected", "doctor", "setup", "short_errors"]
+__all__ = ["PROFILES", "SEED", "as_expected", "doctor", "may_lack_widgets", "setup", "short_errors"]

@@ -16,6 +16,7 @@ from .compiling import wants_compiling
 from .config import ModelConfig
 from .errors import TrainingError
 from .fitting import fitted
+from .memory import container_limit, free_memory, total_memory
 from .model import MiniMindLM
 from .optim import build_optimizer
 from .plan import RunPlan, plan_run, smaller_pieces
@@ -28,7 +29,10 @@ SLOW_RUN_HOURS = 6.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will need. Seconds and bytes; `measured_steps` micro-steps were timed for it, without compiling."""
+    """What a run will need. Seconds and bytes; `measured_steps` micro-steps were timed for it, without compiling.
+
+    `seconds_per_step` is of a micro-step with its share of an update.
+    """
 
     parameters: int
     seconds: float
@@ -71,15 +75,16 @@ def estimate(plan: RunPlan, steps: int = 3) -> Estimate:
         batch = [torch.stack(parts) for parts in zip(*rows, strict=True)]
         optimizer = build_optimizer(model, plan.recipe, plan.train.learning_rate)
         hooks = Hooks(steps + 1, lr=plan.train.learning_rate, accumulation_steps=1, device=plan.device)
-        hooks.after_backward = lambda *_: stamps.append(_now(plan.device))
-        stamps: list[float] = []
+        computed, updated = [], []  # when each micro-step was through backward, and its update made
+        hooks.after_backward = lambda *_: computed.append(_now(plan.device))
+        hooks.after_update = lambda *_: updated.append(_now(plan.device))
         scaler, context = make_scaler(plan.device, plan.dtype), autocast_context(plan.device, plan.dtype)
         train_epoch(0, model, [batch] * (steps + 1), optimizer, scaler, context, hooks)
-    per_step = (stamps[-1] - stamps[0]) / steps
+    seconds = run_seconds(computed, updated, plan.total_steps, plan.updates)
     return Estimate(
         parameters=plan.parameters,
-        seconds=per_step * plan.total_steps,
-        seconds_per_step=per_step,
+        seconds=seconds,
+        seconds_per_step=seconds / plan.total_steps,
         memory_bytes=memory,
         disk_bytes=disk_needed(plan.parameters),
         free_disk_bytes=free_bytes(plan.weights),
@@ -88,14 +93,28 @@ def estimate(plan: RunPlan, steps: int = 3) -> Estimate:
     )
 
 
+def run_seconds(computed: list[float], updated: list[float], micro_steps: int, updates: int) -> float:
+    """Seconds of a run, from moments at which micro-steps were through backward and their updates made, in turn.
+
+    An update follows many micro-steps in a run and each one here, so both are taken apart. The first of each is not
+    counted: memory is taken and kernels are chosen in it.
+    """
+    computing = [end - start for end, start in zip(computed[1:], updated[:-1], strict=True)]
+    updating = [end - start for end, start in zip(updated[1:], computed[1:], strict=True)]
+    return micro_steps * sum(computing) / len(computing) + updates * sum(updating) / len(updating)
+
+
 def _refuse_the_impossible(plan: RunPlan, memory: int) -> None:
-    """TrainingError for a run on a CPU that would need more than twice the memory that the machine has in all."""
-    there = psutil.virtual_memory().total
+    """TrainingError for a run on a CPU that would need more than twice the memory that there is in all."""
+    there, machine = total_memory(), psutil.virtual_memory().total
     if plan.device.type == "cpu" and memory > 2 * there:
+        has = f"this machine has {there / 2**30:.0f}"
+        if there < machine:
+            has = f"this container may use {there / 2**30:.1f} of the machine's {machine / 2**30:.0f}"
         raise TrainingError(
             f"--batch_size {plan.train.batch_size}, --max_seq_len {plan.model.max_seq_len} and "
-            f"{plan.parameters / 1e6:.1f}M parameters need about {memory / 2**30:,.0f} GiB; this machine has "
-            f"{there / 2**30:.0f}. Lower them."
+            f"{plan.parameters / 1e6:.1f}M parameters need about {memory / 2**30:,.0f} GiB; {has}. "
+            "Lower them."
         )
 
 
@@ -106,11 +125,13 @@ def warnings_for(plan: RunPlan, needs: Estimate) -> list[str]:
     """
     if plan.device.type != "cpu":
         return []
-    found, free = [], psutil.virtual_memory().available
+    found, free = [], free_memory()
     if needs.memory_bytes > free:
+        limit = container_limit()
+        of_limit = f" of the {limit / 2**30:.1f} that this container may use" if limit else ""
         found.append(
-            f"Memory: the run needs about {needs.memory_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} are free. It may be "
-            f"slow or be ended by the system; {smaller_pieces(plan.train)} makes the same updates with less."
+            f"Memory: the run needs about {needs.memory_bytes / 2**30:.1f} GiB, {free / 2**30:.1f}{of_limit} are free. "
+            f"It may be slow or be ended by the system; {smaller_pieces(plan.train)} makes the same updates with less."
         )
     if needs.seconds > SLOW_RUN_HOURS * 3600:
         slow = f"{spoken_time(needs.seconds)} on a CPU"
@@ -129,6 +150,8 @@ def warnings_for(plan: RunPlan, needs: Estimate) -> list[str]:
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()
 
 
@@ -159,8 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     plan = fitted(plan_run(**given))
     print("\n".join(plan.notes))
     needs = estimate(plan)
-    print(f"A run: {needs}.")
-    print("\n".join(warnings_for(plan, needs)))
+    print("\n".join([f"A run: {needs}.", *warnings_for(plan, needs)]))
     return 0
 
 

@@ -7,11 +7,12 @@ way is moved aside, never overwritten.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,12 @@ from . import checkpoint, run_state
 from .errors import CourseError, StorageError
 from .files import atomic_write, sweep
 from .paths import shown, writing
-from .run_lock import refuse_if_held, run_lock, stop_file
+from .run_lock import CLOCKS_DIFFER, refuse_if_held, run_lock, stop_file, wished_at
 from .storage import Keeping, choose_keeping, existing_parent
 from .tracking import MetricsLog, read_metrics
 from .wandb_mirror import WandbMirror
 
 STARTED = "started.json"
-CLOCKS_DIFFER = 1.0  # seconds between a file's time and this process's clock
 
 
 class RunFiles:
@@ -102,10 +102,14 @@ class RunFiles:
             self.say(f"{shown(self.metrics.path)} lacks {missing} of the {resumed_step} updates before this one.")
 
     def note_start(self, flags: dict[str, Any], updates: int) -> None:
-        """Write down what the run was started with: enough to resume it, and to know its length, before any save."""
+        """Write down what the run was started with: enough to resume it, and to know its length, before any save.
+
+        And by which process and when, so that it is known whether a log (supervisor.py) tells of this start.
+        """
         if self.active:
             with writing(self.folder):
-                text = json.dumps({"flags": flags, "updates": updates}, ensure_ascii=False, indent=1)
+                start = {"flags": flags, "updates": updates, "process": os.getpid(), "began": self.born}
+                text = json.dumps(start, ensure_ascii=False, indent=1)
                 atomic_write(self.folder / STARTED, text.encode("utf-8"))
 
     def wants_stop(self) -> bool:
@@ -113,13 +117,12 @@ class RunFiles:
         if not self.active or time.monotonic() < self._looks_again:
             return False
         self._looks_again = time.monotonic() + 1
-        wish = stop_file(self.folder)
-        try:
-            asked = wish.stat().st_mtime >= self.born - CLOCKS_DIFFER
-            wish.unlink()
-        except OSError:
+        asked = wished_at(self.folder)
+        if asked is None:
             return False
-        return asked
+        with suppress(OSError):
+            stop_file(self.folder).unlink()
+        return asked >= self.born - CLOCKS_DIFFER
 
     def lacks_look(self, step: int) -> bool:
         """Whether the held-out loss of that update is not in the metrics; other processes keep none."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from .errors import StorageError, TrainingError
 from .paths import shown
 
+CLOCKS_DIFFER = 1.0  # seconds between a file's time and this machine's clock
 PATIENCE_SECONDS = 1.0  # a notebook that asks who holds a lock holds it itself for a moment
 _held: set = set()
 
@@ -29,10 +32,12 @@ def run_lock(folder: str | Path) -> Iterator[None]:
         ) from None
     with file:
         until = time.monotonic() + PATIENCE_SECONDS
-        while not _take(file):
+        while (taken := _take(file)) is False:
             if time.monotonic() > until:
                 refuse_if_held(folder)
             time.sleep(0.05)
+        if taken is None:
+            refuse_if_held(folder)
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))
@@ -42,6 +47,8 @@ def run_lock(folder: str | Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(file)
+            with suppress(OSError):
+                file.truncate(0)
 
 
 def refuse_if_held(folder: str | Path) -> None:
@@ -55,12 +62,30 @@ def refuse_if_held(folder: str | Path) -> None:
 
 
 def lock_holder(folder: str | Path) -> str | None:
-    """The process number that holds a run's lock, or None when nobody does."""
+    """The process number that holds a run's lock, or None when nobody does.
+
+    On a disk that knows no locks, the process that the file names, if it lives on this machine.
+    """
+    path = _lock_file(Path(folder))
     try:
-        with open(_lock_file(Path(folder)), "r+", encoding="utf-8") as file:
-            return None if _take(file, shared=True) else file.read().strip() or "?"
+        with open(path, "r+", encoding="utf-8") as file:
+            taken = _take(file, shared=True)
+            if taken:
+                return None
+            holder = file.read().strip()
+            if taken is False:
+                return holder or "?"
+            return holder if holder.isdigit() and _has_written(int(holder), path) else None
     except OSError:
         return None
+
+
+def _has_written(pid: int, path: Path) -> bool:
+    """Whether that process lives and began before the file was written: no other that got its number since."""
+    try:
+        return psutil.Process(pid).create_time() <= path.stat().st_mtime + CLOCKS_DIFFER
+    except (psutil.Error, OSError):
+        return False
 
 
 def stop_file(folder: str | Path) -> Path:
@@ -69,12 +94,30 @@ def stop_file(folder: str | Path) -> Path:
     return folder.parent / f".{folder.name}.stop"
 
 
+def wish_to_stop(folder: str | Path) -> None:
+    """Ask the run of this folder to stop. The time stands in the file: a disk's own clock may be another."""
+    stop_file(folder).write_text(f"{time.time():.3f}\n", encoding="utf-8")
+
+
+def wished_at(folder: str | Path) -> float | None:
+    """When the run of this folder was asked to stop, in seconds since the epoch; None where nobody asked."""
+    wish = stop_file(folder)
+    try:
+        made, text = wish.stat().st_mtime, wish.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    try:
+        return float(text)
+    except ValueError:  # made by hand
+        return made
+
+
 def _lock_file(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.lock"
 
 
-def _take(file, shared: bool = False) -> bool:
-    """Take the lock of an open file without waiting. True as well on a disk that knows no locks."""
+def _take(file, shared: bool = False) -> bool | None:
+    """Take the lock of an open file without waiting; False when another has it, None on a disk that knows no locks."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -91,7 +134,7 @@ def _take(file, shared: bool = False) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError:
-        return True
+        return None
     return True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import psutil
 
 from .checkpoint import read_facts, run_folder
 from .errors import CheckpointError
+from .memory import oom_kills, total_memory
 from .paths import shown
 from .preflight import spoken_time
 from .run_files import STARTED
@@ -34,7 +36,8 @@ STATES = {
     "dead": "died",
 }
 INTERRUPTED = 130  # the status of a run that was asked to stop
-OUT_OF_SIGHT = 5.0  # seconds by which a process's start may differ from what its log says
+STAMPS_ARE_WHOLE = 1.0  # seconds by which a moment may be later than its stamp in a log
+NOTED_WITHIN = 3.0  # seconds in which the end of a process is written down
 WINDOW = 50  # updates that speed and time left are taken from
 
 
@@ -48,6 +51,7 @@ class RunStatus:
     updates: int | None = None  # of the whole run; None before it is known
     rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
     started: dict[str, Any] = field(default_factory=dict, repr=False)  # flags that start the same run, and its length
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)  # config.json of the last save
 
     @property
     def is_going(self) -> bool:
@@ -123,8 +127,12 @@ def status_of(weights: str | Path) -> RunStatus:
     """How the run of a weights file stands. Never raises for what a run may leave behind; `why` then says it."""
     weights = Path(weights)
     folder = run_folder(weights)
-    began = last_start(log_file(weights))
-    started, broken = _started(folder), ""
+    held = lock_holder(folder) is not None  # before the files are read: what ends meanwhile still counts as going
+    began, started = _newest_start(weights)
+    begins = began is not None and not held and started.get("process") != began.pid and began.is_going
+    if begins and began.flags().get("resume", "True") != "True":
+        return RunStatus(weights, "starting")  # what lies here will be moved aside
+    broken = ""
     try:
         rows, facts = read_metrics(folder / "metrics.jsonl"), read_facts(weights) or {}
     except CheckpointError as error:
@@ -132,10 +140,10 @@ def status_of(weights: str | Path) -> RunStatus:
     updates = started.get("updates") or facts.get("updates")
     complete = bool(facts.get("complete")) and (not updates or facts.get("step", 0) >= updates)
     state, why = "none", ""
-    if lock_holder(folder) is not None:
+    if held:
         state, why = "running", broken
-    elif began and began.status is None and _is_process(began):
-        state = "starting"
+    elif began and began.is_going:
+        state = "starting" if begins else "running"  # it may be about to end
     elif broken:
         state, why = "dead", broken
     elif complete and not (began and began.status not in (0, None)):
@@ -144,7 +152,24 @@ def status_of(weights: str | Path) -> RunStatus:
         state = "stopped"
     elif rows or began:
         state, why = "dead", _reason(weights, began, rows)
-    return RunStatus(weights, state, why, updates, rows, started)
+    return RunStatus(weights, state, why, updates, rows, started, facts)
+
+
+def _newest_start(weights: Path) -> tuple[LastStart | None, dict[str, Any]]:
+    """The start that a run's log tells of, unless the run was started again without that log; and started.json.
+
+    Waits for the line on how a process ended, where that is about to be written.
+    """
+    until = time.monotonic() + NOTED_WITHIN
+    while (began := last_start(log_file(weights))) and not began.is_going and began.will_be_noted:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.02)
+    started = _started(run_folder(weights))
+    last_word = (began.ended or began.began) + STAMPS_ARE_WHOLE if began else 0.0
+    if began and started.get("process") not in (None, began.pid) and started["began"] > last_word:
+        began = None
+    return began, started
 
 
 def log_file(weights: str | Path) -> Path:
@@ -166,17 +191,10 @@ def _started(folder: Path) -> dict[str, Any]:
     """What a run wrote down when it began: `flags` and `updates`; nothing where that is missing or broken."""
     with suppress(OSError, ValueError):
         found = json.loads((folder / STARTED).read_text(encoding="utf-8"))
-        if isinstance(found, dict) and isinstance(found.get("flags"), dict) and isinstance(found.get("updates"), int):
-            return found
+        whole = isinstance(found, dict) and isinstance(found.get("flags"), dict)
+        if whole and isinstance(found.get("updates"), int) and isinstance(found.get("began", 0.0), (int, float)):
+            return {"began": 0.0} | found
     return {}
-
-
-def _is_process(began: LastStart) -> bool:
-    """Whether the process that a log tells of lives, and is not another that got its number since."""
-    with suppress(psutil.Error):
-        process = psutil.Process(began.pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - began.began) < OUT_OF_SIGHT
-    return False
 
 
 def _was_asked(folder: Path, began: LastStart | None) -> bool:
@@ -192,7 +210,7 @@ def _reason(weights: Path, began: LastStart | None, rows: list[dict[str, Any]]) 
     """Why a run that nobody asked to stop is gone, as far as files tell."""
     if began is not None and began.status is not None and began.status >= 0:
         said = [line for line in began.said.split("\n") if line.strip()]
-        errors = [line for line in said if line.startswith("error: ")]
+        errors = [line for line in said if line.startswith("error: ") or "; NOT saved" in line]
         nothing = f"it ended with {in_words(began.status)} and said nothing"
         return (errors or said or [nothing])[-1].removeprefix("error: ")
     where = f"the whole log is {shown(log_file(weights))}"
@@ -201,9 +219,11 @@ def _reason(weights: Path, began: LastStart | None, rows: list[dict[str, Any]]) 
         why = f"it was ended from outside ({killed})"
         if began.status == -getattr(signal, "SIGKILL", 9):
             held = max((row.get("memory") or 0 for row in rows), default=0)
-            there = psutil.virtual_memory().total / 2**20
+            there = total_memory() / 2**20
             guess = "most likely for want of memory" if held > there / 2 else "by a person, or by the system for memory"
             why += f", {guess}: it held {held:,.0f} MiB, this machine has {there:,.0f}"
+            if killed_for_memory := oom_kills():
+                why += f"; the system has ended {killed_for_memory} processes here for want of memory"
         elif began.status == -getattr(signal, "SIGBUS", 7):
             why += ", mostly since /dev/shm or the disk is full"
         return f"{why}; {where}"

@@ -1,111 +1,42 @@
-"""Runs on disk: list what lies in out/, start a run in a process of its own, wait for it, stop it, go on with it.
+"""Runs in processes of their own: start one, wait for it, stop it, kill it, go on with it.
 
 Everything is read from the run's files alone (run_status.py), so a run that was started in a terminal is seen as well.
-Taught in notebooks 06 and 07.
+Taught in notebook 06. Left out: which runs there are (runs_on_disk.py, whose names are here as well).
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from .checkpoint import read_facts, run_folder
+from .checkpoint import run_folder
 from .config import ModelConfig
 from .errors import CheckpointError, TrainingError
-from .paths import PROJECT, out_dir, shown, writing
+from .paths import PROJECT, shown, writing
 from .plan import RunPlan
 from .run_files import STARTED
-from .run_lock import lock_holder, stop_file
+from .run_lock import lock_holder, stop_file, wish_to_stop
 from .run_status import RunStatus, log_file, status_of
+from .runs_on_disk import RunOnDisk, all_runs, attach, is_complete, list_runs, run_of, what_is_there  # noqa: F401
 from .supervisor import last_start
-from .tracking import read_metrics
 
 STARTS_WITHIN = 60.0  # seconds for a small process to write its first line, on a busy machine
 DECIDES = {  # settings that make a run another run; a batch may be cut in other pieces
     *(field.name for field in fields(ModelConfig)), "recipe", "data_path", "tokenizer", "epochs", "max_steps",
     "learning_rate", "seed",
 }  # fmt: skip
+NO_LONGER = "no longer waiting; the run goes on by itself. Its dashboard stops it, and this cell waits again."
 _STARTED: list[subprocess.Popen] = []
-
-
-@dataclass(frozen=True)
-class RunOnDisk:
-    """A run found in out/: its weights file (which may not be written yet), its facts and its metrics file."""
-
-    weights: Path
-    facts: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """pretrain_512 for out/pretrain_512.pth."""
-        return self.weights.stem
-
-    @property
-    def folder(self) -> Path:
-        """The folder beside the weights."""
-        return run_folder(self.weights)
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """All metrics lines so far."""
-        return read_metrics(self.folder / "metrics.jsonl")
-
-    def is_alive(self) -> bool:
-        """Whether a process holds this run's lock now."""
-        return lock_holder(self.folder) is not None
-
-    def __str__(self) -> str:
-        facts = self.facts
-        if not facts:
-            return f"{shown(self.weights)}: no weights yet"
-        model = ModelConfig.from_dict(facts["model"])
-        judged = facts.get("held_out_loss")
-        held_out = f", held-out loss {judged:.3f}" if judged is not None else ""
-        size = f"{self.weights.stat().st_size / 1e6:.0f} MB, " if self.weights.exists() else ""
-        state = "complete" if facts.get("complete") else "not complete"
-        return (
-            f"{shown(self.weights)}: {size}dim {model.dim} × {model.n_layers} layers"
-            f"{', experts' if model.use_moe else ''}, {facts.get('step', '?')} updates ({state})"
-            f"{held_out}, saved {facts.get('saved_at', '?')}"
-        )
-
-
-def list_runs(folder: str | Path | None = None) -> list[RunOnDisk]:
-    """The runs in a folder (default out/), newest first."""
-    folder = Path(folder) if folder else out_dir()
-    names = {p.with_suffix(".pth") for p in folder.glob("pretrain_*") if p.is_dir() or p.suffix == ".pth"}
-    found = []
-    for weights in names:
-        try:
-            found.append(RunOnDisk(weights, read_facts(weights) or {}))
-        except CheckpointError:
-            continue
-    return sorted(found, key=lambda run: run.weights.stat().st_mtime if run.weights.exists() else 0, reverse=True)
-
-
-def run_of(plan: RunPlan) -> RunOnDisk | None:
-    """The run on disk that this plan would go on with (`facts["complete"]` says whether it is done), or None."""
-    facts = read_facts(plan.weights) if plan.weights.exists() else None
-    if not facts or facts.get("identity") != plan.identity():
-        return None
-    return RunOnDisk(plan.weights, facts)
-
-
-def is_complete(plan: RunPlan) -> bool:
-    """Whether this plan's run is on disk and done."""
-    run = run_of(plan)
-    return run is not None and bool(run.facts.get("complete"))
-
-
-# --- runs in a process of their own ---------------------------------------------------------------------------------
 
 
 def start_run(plan: RunPlan, fresh: bool = False) -> RunOnDisk:
@@ -127,11 +58,11 @@ def begin_or_attach(plan: RunPlan, fresh: bool = False) -> bool:
     if not status.is_going:
         start_run(plan, fresh)
         return True
-    theirs, ours = status.started.get("flags", {}), plan.flags()
-    differ = [
-        f"--{name} {theirs[name]}" for name in ours if name in theirs and name in DECIDES and theirs[name] != ours[name]
-    ]
-    if differ and status.state == "running":
+    began, theirs = last_start(log_file(plan.weights)), status.started.get("flags", {})
+    if status.state == "starting":  # its folder still holds what an earlier run was started with
+        theirs = began.flags() if began else {}
+    differ = _differences(theirs, plan.flags()) if theirs else []
+    if differ:
         raise TrainingError(
             f"{shown(plan.weights)} is being trained by another run ({', '.join(differ)}). Stop that one, wait for it, "
             "or choose another --out_dir."
@@ -139,8 +70,17 @@ def begin_or_attach(plan: RunPlan, fresh: bool = False) -> bool:
     return False
 
 
-def resume_run(weights: str | Path) -> RunOnDisk:
-    """Go on with the run of a weights file, in a process of its own, with the settings that it was started with."""
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """The flags of a run that make it another one than ours, as they were given."""
+    differ = sorted(name for name in DECIDES if str(theirs.get(name)) != str(ours.get(name)))
+    return [f"--{name} {theirs[name]}" if name in theirs else f"without --{name}" for name in differ]
+
+
+def resume_run(weights: str | Path, use_wandb: bool | None = None) -> RunOnDisk:
+    """Go on with the run of a weights file, in a process of its own, with the settings that it was started with.
+
+    Whether its numbers go to wandb as well may be decided anew.
+    """
     weights = Path(weights)
     flags = status_of(weights).started.get("flags")
     if not flags:
@@ -148,7 +88,8 @@ def resume_run(weights: str | Path) -> RunOnDisk:
             f"{shown(weights)}: what this run was started with is not known (its {STARTED} is missing), so it cannot "
             "be resumed from here; use `python -m minimind_core.train_pretrain --resume` with its flags."
         )
-    return _launch(weights, flags | {"out_dir": str(weights.resolve().parent), "resume": True})
+    mirror = {} if use_wandb is None else {"use_wandb": use_wandb}
+    return _launch(weights, flags | mirror | {"out_dir": str(weights.resolve().parent), "resume": True})
 
 
 def _launch(weights: Path, flags: dict[str, Any]) -> RunOnDisk:
@@ -184,6 +125,8 @@ def _launch(weights: Path, flags: dict[str, Any]) -> RunOnDisk:
         if time.monotonic() > until:
             raise TrainingError(f"the run did not start within {STARTS_WITHIN:.0f} s; see {shown(log)}.")
         time.sleep(0.02)
+    if log.stat().st_size <= before:
+        raise TrainingError(f"the run was not started, since {shown(log)} cannot be written. Is the disk full?")
     return RunOnDisk(weights, {})
 
 
@@ -196,7 +139,7 @@ def stop_run(weights: str | Path) -> None:
     if not status_of(weights).is_going:
         raise TrainingError(f"{shown(weights)}: no process trains this run, so there is nothing to stop.")
     with writing(weights.parent):
-        stop_file(run_folder(weights)).touch()
+        wish_to_stop(run_folder(weights))
 
 
 def kill_run(weights: str | Path) -> bool:
@@ -220,62 +163,58 @@ def kill_run(weights: str | Path) -> bool:
 
 
 def wait_for(
-    weights: str | Path, updates: int | None = None, show: Callable[[RunStatus], None] | None = None, every: float = 1.0
+    weights: str | Path,
+    updates: int | None = None,
+    show: Callable[[RunStatus], None] | None = None,
+    every: float = 1.0,
+    unsaved: int = 0,
 ) -> RunStatus:
-    """Wait until a run has ended, or has made so many updates and been saved since; how it then stands.
+    """Wait until a run has ended, or has saved so many updates since it was started; how it then stands.
 
-    `show` gets the status every so often. TrainingError, with the reason, for a run that died. An interrupt (the stop
-    button of the notebook) ends the waiting and not the run.
+    With `unsaved` until it has made that many more since its last save, too. `show` gets the status every so often.
+    TrainingError, with the reason, for a run that died. An interrupt (the stop button of the notebook) ends the waiting
+    and not the run.
     """
     try:
-        while True:
-            status = status_of(weights)
-            if show is not None:
-                show(status)
-            if status.state == "dead":
-                raise TrainingError(f"{shown(weights)}: the run died: {status.why}")
-            if not status.is_going or (updates is not None and _saved_at(weights) >= updates):
-                return status
+        while (status := _look(weights, updates, show, unsaved)) is None:
             time.sleep(every)
     except KeyboardInterrupt:
-        raise TrainingError(
-            "no longer waiting; the run goes on by itself. Its dashboard stops it, and this cell waits again."
-        ) from None
+        raise TrainingError(NO_LONGER) from None
+    return status
 
 
-def _saved_at(weights: str | Path) -> int:
-    """Updates of the last save; 0 before the first."""
+async def wait_beside(
+    weights: str | Path, show: Callable[[RunStatus], None] | None = None, every: float = 1.0
+) -> RunStatus:
+    """As `wait_for`, but what is clicked meanwhile is heard: `await wait_beside(…)` in a notebook's cell.
+
+    A kernel that sleeps in a cell keeps the clicks on its widgets for later; one that awaits does not.
+    """
     try:
-        return (read_facts(weights) or {}).get("step") or 0
-    except CheckpointError:
-        return 0
+        while (status := _look(weights, None, show, 0)) is None:
+            await asyncio.sleep(every)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise TrainingError(NO_LONGER) from None
+    return status
 
 
-# --- finding runs -----------------------------------------------------------------------------------------------------
+def _look(
+    weights: str | Path, updates: int | None, show: Callable[[RunStatus], None] | None, unsaved: int
+) -> RunStatus | None:
+    """How a run stands, if it is no longer to be waited for."""
+    status = status_of(weights)
+    if show is not None:
+        show(status)
+    if status.state == "dead":
+        raise TrainingError(f"{shown(weights)}: the run died: {status.why}")
+    return status if not status.is_going or (updates is not None and _has_saved(status, updates, unsaved)) else None
 
 
-def all_runs(folder: str | Path | None = None) -> dict[str, RunOnDisk]:
-    """Runs in a folder (default out/) and those that were moved aside there, by name, newest first."""
-    folder = Path(folder) if folder else out_dir()
-    found = {run.name: run for run in list_runs(folder)}
-    for aside in sorted((folder / "previous").glob("*"), reverse=True):
-        found |= {f"{run.name}, put aside {aside.name}": run for run in list_runs(aside)}
-    return found
-
-
-def attach(name: str | None = None, folder: str | Path | None = None) -> RunOnDisk:
-    """The run of that name (default: the newest), running or not. Raises CheckpointError with a list when not there."""
-    runs = list_runs(folder)
-    for run in runs:
-        if name is None or run.name == name:
-            return run
-    raise CheckpointError(f"no run{f' named {name}' if name else ''}. {what_is_there(folder)}")
-
-
-def what_is_there(folder: str | Path | None = None) -> str:
-    """A sentence that lists the runs in a folder, for messages."""
-    folder = Path(folder) if folder else out_dir()
-    runs = [run for run in list_runs(folder) if run.weights.exists()]
-    if not runs:
-        return f"{shown(folder)} has no model yet: `python -m minimind_core.train_pretrain` makes one."
-    return f"{shown(folder)} has: " + "; ".join(str(run) for run in runs) + "."
+def _has_saved(status: RunStatus, updates: int, unsaved: int) -> bool:
+    """Whether a running run has saved so many updates itself, and gone on since: what lies there may be older."""
+    folder = run_folder(status.weights)
+    with suppress(OSError):
+        saved, began = ((folder / name).stat().st_mtime_ns for name in ("config.json", STARTED))
+        step = status.facts.get("step", 0)
+        return status.state == "running" and saved >= began and step >= updates and status.step - step >= unsaved
+    return False

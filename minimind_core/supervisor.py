@@ -6,39 +6,76 @@ reason. It is a small process that sleeps; torch is not loaded here.
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 _LINE = re.compile(
-    r"^== (?:began (?P<began>[\d-]+ [\d:]+)|ended [\d-]+ [\d:]+), process (?P<pid>\d+)"
-    r"(?:, status (?P<status>-?\d+))?.*\n?",
+    r"^== (?:began (?P<began>[\d-]+ [\d:]+), process (?P<starts>\d+)(?:, watched by (?P<watcher>\d+))?: (?P<command>.*)"
+    r"|ended (?P<ended>[\d-]+ [\d:]+), process (?P<ends>\d+), status (?P<status>-?\d+).*)\n?",
     re.MULTILINE,
 )
 _TIME = "%Y-%m-%d %H:%M:%S"
-READ_AT_MOST = 200_000  # bytes from the end of a log
+REFUSED = "is being trained by another process"  # said by the second of two starts, which changes nothing
+READ_FIRST = 200_000  # bytes from the end of a log; more where no start stands in them
+SAID_AT_MOST = 50_000  # characters of what a run said
+OUT_OF_SIGHT = 5.0  # seconds by which a process's start may differ from what its log says
 
 
 @dataclass(frozen=True)
 class LastStart:
-    """The last start that a log tells of: the supervisor's process number, what was said since, how it ended.
+    """The last start that a log tells of: the process's number, its command, what was said since, how it ended.
 
-    `began` is the time in seconds since the epoch. `status` is None while it goes on, or where nobody was left to write
-    it down; 0 after a good end, negative for the number of a signal.
+    `began` and `ended` are times in seconds since the epoch. `status` is None while it goes on, or where nobody was
+    left to write it down; 0 after a good end, negative for the number of a signal.
     """
 
     pid: int
+    watcher: int | None
+    command: tuple[str, ...]
     began: float
-    status: int | None
-    said: str
+    ended: float | None = None
+    status: int | None = None
+    said: str = ""
+
+    @property
+    def is_going(self) -> bool:
+        """Whether its process lives."""
+        return self.status is None and is_process(self.pid, self.began)
+
+    @property
+    def will_be_noted(self) -> bool:
+        """Whether its process has just ended and the one that watches it is about to write down how."""
+        return self.status is None and self.watcher is not None and is_process(self.watcher, self.began)
+
+    def flags(self) -> dict[str, str]:
+        """The flags of its command, `--name value` by name."""
+        words = list(self.command)
+        return {word[2:]: value for word, value in zip(words, [*words[1:], ""], strict=True) if word.startswith("--")}
+
+
+def is_process(pid: int, began: float) -> bool:
+    """Whether the process that began then lives, and is not another that got its number since."""
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - began) < OUT_OF_SIGHT
+    return False
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m minimind_core.supervisor LOG COMMAND …`: run the command, its output in LOG; returns its status."""
+    """`python -m minimind_core.supervisor LOG COMMAND …`: run the command, its output in LOG; returns its status.
+
+    Where the log cannot be written at the beginning, nothing is run; where it cannot at the end, the run is not hurt.
+    """
     path, *command = sys.argv[1:] if argv is None else argv
     with open(path, "ab", buffering=0) as log:
         started = time.time()
@@ -47,16 +84,27 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as error:
             log.write(f"error: {command[0]} could not be started: {error.strerror or error}.\n".encode())
             return 2
-        log.write(f"== began {_stamp()}, process {child.pid}: {' '.join(command[1:])}\n".encode())
+        try:
+            words = shlex.join(command[1:])
+            log.write(f"== began {_stamp()}, process {child.pid}, watched by {os.getpid()}: {words}\n".encode())
+        except OSError:
+            child.kill()
+            child.wait()
+            return 2
         _pass_on_signals(child)
         status = child.wait()
         took = time.time() - started
-        log.write(f"== ended {_stamp()}, process {child.pid}, status {status}, after {took:.0f} s\n".encode())
+        with suppress(OSError):
+            log.write(f"== ended {_stamp()}, process {child.pid}, status {status}, after {took:.0f} s\n".encode())
     return status
 
 
 def _stamp() -> str:
     return time.strftime(_TIME)
+
+
+def _seconds(stamp: str) -> float:
+    return time.mktime(time.strptime(stamp, _TIME))
 
 
 def _pass_on_signals(child: subprocess.Popen) -> None:
@@ -67,28 +115,65 @@ def _pass_on_signals(child: subprocess.Popen) -> None:
 
 
 def last_start(path: str | Path) -> LastStart | None:
-    """The start in a log that matters: the last one that has no end yet, else the one that ended last; None if none.
+    """The last start in a log that was not refused because another process had the run; None if there is none."""
+    starts = _starts(_end_of(path))
+    return next((start for start in reversed(starts) if not _was_refused(start)), None)
 
-    Of two starts at once, the second is refused within seconds: it is not taken for the end of the first.
-    """
+
+def _was_refused(start: LastStart) -> bool:
+    return start.status == 2 and REFUSED in start.said
+
+
+def _end_of(path: str | Path) -> str:
+    """The end of a log, as much of it as it takes to hold a start that was not refused."""
+    size, text = READ_FIRST, ""
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, Path(path).stat().st_size - READ_AT_MOST))
-            text = file.read().decode("utf-8", errors="replace")
+            whole = file.seek(0, 2)
+            while True:
+                file.seek(max(0, whole - size))
+                text = file.read(size).decode("utf-8", errors="replace")
+                if size >= whole or not all(map(_was_refused, _starts(text))):
+                    return text
+                size *= 8
     except OSError:
-        return None
-    lines = list(_LINE.finditer(text))
-    begins = {line["pid"]: line for line in lines if line["began"]}
-    ends = {line["pid"]: line for line in lines if not line["began"]}
-    going = [pid for pid, line in begins.items() if pid not in ends or ends[pid].start() < line.start()]
-    ended = [line["pid"] for line in lines if not line["began"] and line["pid"] in begins]
-    if not going and not ended:
-        return None
-    pid = (going or ended)[-1]
-    begin, end = begins[pid], None if going else ends[pid]
-    said = _LINE.sub("", text[begin.end() : end.start() if end else len(text)])
-    began = time.mktime(time.strptime(begin["began"], _TIME))
-    return LastStart(int(pid), began, int(end["status"]) if end else None, said)
+        return ""
+
+
+def _starts(text: str) -> list[LastStart]:
+    """Each start in a log, in its order, with its end where it has one."""
+    starts: list[LastStart] = []
+    spans: list[tuple[int, int]] = []  # where the text of each start lies
+    for line in _LINE.finditer(text):
+        if line["began"]:
+            watcher = int(line["watcher"]) if line["watcher"] else None
+            starts.append(LastStart(int(line["starts"]), watcher, _words(line["command"]), _seconds(line["began"])))
+            spans.append((line.end(), len(text)))
+            continue
+        for place in reversed(range(len(starts))):
+            start = starts[place]
+            if start.pid == int(line["ends"]) and start.status is None:
+                starts[place] = replace(start, ended=_seconds(line["ended"]), status=int(line["status"]))
+                spans[place] = (spans[place][0], line.start())
+                break
+    return [replace(start, said=_said(text, span, spans)) for start, span in zip(starts, spans, strict=True)]
+
+
+def _said(text: str, span: tuple[int, int], spans: list[tuple[int, int]]) -> str:
+    """What stands in a start's span, without the other starts that lie inside of it."""
+    at, end = span
+    parts = []
+    for other_begin, other_end in sorted(other for other in spans if at < other[0] and other[1] < end):
+        parts.append(text[at:other_begin])
+        at = max(at, other_end)
+    return _LINE.sub("", "".join([*parts, text[at:end]]))[-SAID_AT_MOST:]
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError:  # a quote that is not closed: no line of ours
+        return ()
 
 
 def in_words(status: int) -> str:

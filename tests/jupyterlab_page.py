@@ -60,13 +60,24 @@ TOO_PALE = """least => {
     }
     return [...new Set(found)];
 }"""
+# Parts of outputs that reach beyond the window, and cannot be scrolled to where they are.
 TOO_WIDE = """() => {
     const panel = document.querySelector(".jp-NotebookPanel:not(.lm-mod-hidden)");
-    const edge = panel.getBoundingClientRect().right;
-    return [...panel.querySelectorAll(".jp-OutputArea-output .jupyter-widgets")].filter(
-        part => part.offsetParent && part.getBoundingClientRect().right > edge + 1
-    ).map(part => part.className + ": " + part.textContent.slice(0, 40));
+    const edge = panel.getBoundingClientRect().right, parts = ".jupyter-widgets, table, img, div";
+    const scrolls = part => {
+        for (; part && part !== panel; part = part.parentElement)
+            if (["auto", "scroll"].includes(getComputedStyle(part).overflowX) && part.scrollWidth > part.clientWidth
+                && part.getBoundingClientRect().right <= edge + 1) return true;
+        return false;
+    };
+    return [...panel.querySelectorAll(".jp-OutputArea-output")].flatMap(area => [...area.querySelectorAll(parts)])
+        .filter(part => part.offsetParent && part.getBoundingClientRect().right > edge + 1 && !scrolls(part))
+        .map(part => part.tagName + " " + part.className + ": " + part.textContent.slice(0, 40));
 }"""
+# Controls that the Tab key passes by.
+OUT_OF_REACH = """() => [...document.querySelectorAll(
+    ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output :is(button, select, input, textarea, .noUi-handle)"
+)].filter(part => part.offsetParent && !part.disabled && part.tabIndex < 0).map(part => part.outerHTML.slice(0, 120))"""
 
 
 def free_port() -> int:
@@ -139,7 +150,8 @@ class Lab:
 class Page:
     """A notebook that is open in the browser."""
 
-    def __init__(self, browser: Any, lab: Lab, notebook: str, width: int = 1280) -> None:
+    def __init__(self, browser: Any, lab: Lab, notebook: str, width: int = 1280, busy: bool = False) -> None:
+        """With `busy` the kernel works on a cell: JupyterLab does not know it as ready before that is done."""
         self.lab, self.notebook = lab, notebook
         self.console: list[str] = []
         self.page = browser.new_page(viewport={"width": width, "height": 1000})
@@ -149,8 +161,17 @@ class Page:
         place = f"{lab.url}/lab/workspaces/{secrets.token_hex(4)}/tree/notebooks/{notebook}"
         self.page.goto(f"{place}?token={lab.token}&reset")
         self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=120_000)
-        self.page.wait_for_function(KERNEL_IS_READY, timeout=120_000)
+        if not busy:
+            self.wait_ready()
         self.page.keyboard.press("Control+b")  # the file browser goes, as on a small screen
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        """Wait until the page is connected with a kernel that answers."""
+        self.page.wait_for_function(KERNEL_IS_READY, timeout=1000 * seconds)
+
+    def interrupt(self) -> None:
+        """Press the toolbar's stop button, ■."""
+        self.page.locator(".jp-NotebookPanel-toolbar [data-jp-item-name='interrupt']").first.click()
 
     def _heard(self, kind: str, text: str) -> None:
         if kind == "error" and "Failed to load resource" not in text:
@@ -164,7 +185,8 @@ class Page:
         """Run All, without waiting."""
         self.page.wait_for_function("jupyterapp.commands.isEnabled('notebook:run-all-cells')")
         self.page.evaluate(
-            "window.ran = null; jupyterapp.commands.execute('notebook:run-all-cells').then(done => window.ran = done)"
+            "window.ran = null;"
+            "jupyterapp.commands.execute('notebook:run-all-cells').then(done => window.ran = done); null"
         )
 
     def wait_all(self, seconds: float) -> bool:
@@ -176,10 +198,22 @@ class Page:
         self.start_all()
         return self.wait_all(seconds)
 
+    def start_cell(self, number: int) -> None:
+        """Run one cell, without waiting."""
+        self.page.evaluate(
+            "number => { jupyterapp.shell.currentWidget.content.activeCellIndex = number;"
+            " jupyterapp.commands.execute('notebook:run-cell'); }",
+            number,
+        )
+
+    def is_busy(self) -> bool:
+        """Whether the kernel works on a cell."""
+        return self.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status") == "busy"
+
     def restart_and_run_all(self, seconds: float) -> bool:
         """A new kernel, then every cell."""
         self.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
-        self.page.wait_for_function(KERNEL_IS_READY, timeout=120_000)
+        self.wait_ready()
         return self.run_all(seconds)
 
     def cells(self) -> list[dict[str, Any]]:
@@ -202,6 +236,14 @@ class Page:
             ".jp-RenderedWidgetError, .jupyter-widgets-error-widget, .jp-OutputArea-output[data-mime-type*='error']"
         )
         return found + [f"in the page: {text[:300]}" for text in self.page.locator(selectors).all_inner_texts()]
+
+    def unfold(self) -> int:
+        """Open the sections that are folded under their heading, as a click does; how many there were."""
+        closed = self.page.locator(".jp-Cell:not(.jp-mod-hidden) .jp-collapseHeadingButton.jp-mod-collapsed")
+        found = closed.count()
+        for _ in range(found):
+            closed.first.click()
+        return found
 
     def theme(self, name: str) -> None:
         self.page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: '{name}'}})")
@@ -227,6 +269,19 @@ class Page:
 
     def too_wide(self) -> list[str]:
         return self.page.evaluate(TOO_WIDE)
+
+    def out_of_reach(self) -> list[str]:
+        return self.page.evaluate(OUT_OF_REACH)
+
+    def walk(self, first: str, steps: int) -> list[str]:
+        """What the Tab key comes by from the control of that description: buttons' texts and other parts' tags."""
+        self.control(first).locator("input, textarea").first.focus()
+        found = []
+        for _ in range(steps):
+            self.page.keyboard.press("Tab")
+            name = "(e => e.tagName === 'BUTTON' ? e.textContent.trim() : e.tagName)(document.activeElement)"
+            found.append(self.page.evaluate(name))
+        return found
 
     # --- widgets --------------------------------------------------------------------------------------------------
 

@@ -77,12 +77,17 @@ def use_01(page: Page) -> None:
 
 
 def use_02(page: Page) -> None:
-    """Walk some merges on, then type a text of one's own into the token explorer."""
+    """Walk some merges on, then type a text of one's own into the token explorer, and another into the mask viewer."""
     page.changes("0 of ", lambda: page.slide("merges", "ArrowRight", times=3))
     page.fill("Text", "<b>龘</b>", which=1)
     page.wait_text("8 characters · 10 bytes")
     page.choose("Tokenizer", "bytes only (259)")
     page.wait_text("8 characters · 10 bytes · 10 tokens")
+    page.changes("31 positions: ", lambda: page.choose("Loader", "as MiniMind"))
+    page.wait_text("1 inside the text do not")
+    page.changes("31 positions: ", lambda: page.fill("Text", "<i>山", which=2))
+    page.slide("max_length", "Home")
+    page.wait_text("3 positions: 3 count")
 
 
 def use_03(page: Page) -> None:
@@ -159,6 +164,13 @@ def use_07(page: Page) -> None:
     page.slide("new tokens", "Home")
     page.press("Continue")
     page.wait_text("Earlier texts (")
+    page.choose("Model", page.control("Model").locator("option").last.inner_text())
+    page.slide("top-k (0: off)", "ArrowRight", times=5)
+    page.slide("repetition penalty", "ArrowRight", times=3)
+    page.changes(" tokens in ", lambda: page.press("Continue"))
+    page.page.locator(".widget-html span[title]", has_text="上").first.hover()
+    walked = page.walk("Prompt", 16)
+    assert {"Continue", "Stop", "Clear"} <= set(walked), walked
     page.press("Clear")
     page.wait_text("Press Continue")
     page.slide("temperature", "Home", which=1)
@@ -181,12 +193,13 @@ USE = {1: use_01, 2: use_02, 3: use_03, 4: use_04, 5: use_05, 6: use_06, 7: use_
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.name)
-def test_a_notebook_runs_looks_well_in_both_themes_and_its_widgets_work(browser, lab, lesson):
+def test_a_notebook_runs_looks_well_in_both_themes_and_its_widgets_work(browser, lab, lesson, capsys):
     with opened(browser, lab, lesson.path.name) as page:
         started = time.monotonic()
         assert page.run_all(LIMIT.get(lesson.number, 300)), page.problems()
         took = time.monotonic() - started
         assert not page.dialogs() and not page.problems()
+        assert page.unfold() == (lesson.number == 3), "what goes deeper in 03 is folded, and nothing else"
         for theme in THEMES:
             page.theme(theme)
             page.picture(PICTURES / f"{lesson.name}-{theme.split()[1].lower()}.png")
@@ -196,19 +209,31 @@ def test_a_notebook_runs_looks_well_in_both_themes_and_its_widgets_work(browser,
         page.picture(PICTURES / f"{lesson.name}-widgets.png")
         page.page.set_viewport_size({"width": 800, "height": 1000})
         page.page.wait_for_timeout(300)
-        assert not page.too_wide()
+        assert not page.too_wide() and not page.out_of_reach()
         assert not page.dialogs() and not page.problems() and not page.console
-        print(f"{lesson.name}: Run All {took:.0f} s, with all looks {time.monotonic() - started:.0f} s")
+        took_all = time.monotonic() - started
+    with capsys.disabled():
+        what = USE[lesson.number].__doc__.split("\n")[0]
+        print(f"\n{lesson.name}: Run All {took:.0f} s, with all looks {took_all:.0f} s. {what}")
 
 
-def test_a_notebook_runs_again_with_all_that_it_left(browser, lab):
+AGAIN = {  # notebooks that use what others left in out/, and what they say of it
+    3: "Model: out/pretrain_128.pth",
+    6: "Already there: ",
+}
+
+
+@pytest.mark.parametrize("number", AGAIN)
+def test_a_notebook_runs_again_with_all_that_lies_there(browser, lab, number, capsys):
     """Restart and run all, where out/ has a finished run: nothing is trained again."""
-    with opened(browser, lab, "06_pretraining.ipynb") as page:
+    with opened(browser, lab, LESSONS[number - 1].path.name) as page:
+        started = time.monotonic()
         assert page.restart_and_run_all(200), page.problems()
         assert not page.problems() and not page.dialogs()
-        assert any(
-            "Already there" in "".join(o.get("text", [])) for cell in page.cells() for o in cell.get("outputs", [])
-        )
+        said = "".join("".join(o.get("text", [])) for cell in page.cells() for o in cell.get("outputs", []))
+        assert AGAIN[number] in said
+    with capsys.disabled():
+        print(f"\n{LESSONS[number - 1].name} again, with a full out/: {time.monotonic() - started:.0f} s")
 
 
 # --- a run that outlives the tab --------------------------------------------------------------------------------------
@@ -226,19 +251,31 @@ plan = plan_run(
 )
 dashboard(plan, price_per_hour=36.0, every=0.5)
 """
+WAITS = """
+from minimind_core.runs import wait_beside
+
+status = await wait_beside(plan.weights, every=0.3)
+print("waited until it was", status.state)
+"""
 
 
 def small_notebook(lab: Lab, name: str) -> str:
     source = TINY.format(out=lab.out / "tiny").strip()
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (source, WAITS.strip())])
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nbformat.write(notebook, lab.root / "notebooks" / name)
     return name
 
 
+def board(page: Page) -> str:
+    """What the dashboard says of the run; nothing before it is there."""
+    found = page.page.locator(".widget-html", has_text="pretrain_16")
+    return found.first.inner_text() if found.count() else ""
+
+
 def reached(page: Page) -> int:
     """The update that the dashboard shows; 0 before the first."""
-    text = page.page.locator(".widget-html", has_text="pretrain_16").first.inner_text()
+    text = board(page)
     found = [word for word in text.replace("\n", " ").split("update ")[1:] if word[0].isdigit()]
     return int(found[0].split()[0].replace(",", "")) if found else 0
 
@@ -250,42 +287,68 @@ def wait_until(condition, seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
-def test_a_run_outlives_its_page_and_is_attached_to_stopped_and_resumed(browser, lab):
+def test_a_run_outlives_its_page_and_is_attached_to_stopped_and_resumed(browser, lab, capsys):
+    steps, weights = [], lab.out / "tiny" / "pretrain_16.pth"
     first, second = small_notebook(lab, "tiny.ipynb"), small_notebook(lab, "again.ipynb")
     page = Page(browser, lab, first)
     assert page.run_all(60), page.problems()
     page.wait_text("not started")
     page.press("Start")
     wait_until(lambda: reached(page) > 5)
+    page.start_cell(1)  # it waits for the run, as in lesson 06
+    wait_until(lambda: page.is_busy() and reached(page) > 10)
     seen = reached(page)
     page.save()  # as JupyterLab does by itself every two minutes
-    page.close(kernel=False)  # the tab is gone; its kernel goes on
+    page.close(kernel=False)
+    steps.append(f"Start pressed; at update {seen}, with a cell that waits for the run, the page is closed")
 
-    page = Page(browser, lab, first)  # opened again: the kernel's dashboard is still in the page, and alive
+    page = Page(browser, lab, first, busy=True)  # opened again: what is in the page stays as it was while a cell waits
+    page.page.wait_for_timeout(3000)
+    page.interrupt()  # ■ ends the waiting, not the run
+    page.wait_ready(30)
     page.wait_text("running")
     wait_until(lambda: reached(page) > seen)
+    seen = reached(page)
     page.picture(PICTURES / "dashboard-running-light.png")
     page.theme(THEMES[1])
     page.picture(PICTURES / "dashboard-running-dark.png")
     assert not page.too_pale()
-    assert page.run_all(60), page.problems()  # running the cell again attaches once more, with the whole history
-    wait_until(lambda: reached(page) > seen)
+    steps.append(f"opened again, ■ pressed to end the waiting: the dashboard is alive, update {seen}")
+    page.start_cell(1)
+    wait_until(page.is_busy)
+    page.press("Stop")  # while a cell waits for the run
+    page.wait_text("waited until it was stopped")
+    stopped = reached(page)
+    steps.append(f"the cell waits again, Stop pressed meanwhile: stopped at update {stopped}, and that cell is done")
+    page.press("Resume")
+    wait_until(lambda: reached(page) > stopped)
+    steps.append(f"Resume: update {reached(page)}")
+    assert kill_run(weights)
+    page.wait_text("SIGKILL")
+    dead = reached(page)
+    steps.append(f"killed from outside: the dashboard says why, update {dead}")
+    page.press("Resume")
+    wait_until(lambda: "running" in board(page) and reached(page) > stopped)
     seen = reached(page)
+    steps.append(f"Resume after the death: update {seen}")
     page.close(kernel=True)  # now the kernel goes as well
 
     with opened(browser, lab, second) as page:  # another notebook, another kernel
-        assert page.run_all(60), page.problems()
+        page.start_all()
         wait_until(lambda: reached(page) > seen)
+        samples = page.page.locator(".jp-OutputArea-output .widget-html", has_text="update 0 ").first
+        assert "update 0 " in samples.inner_text(), "the whole history is there, from the first look on"
+        assert "update 0 " in page.page.locator(".widget-html", has_text="世界上最高的山峰是").first.inner_text()
+        seen = reached(page)
+        steps.append(f"kernel shut down, another notebook attached: update {seen}, samples from update 0 on")
         page.press("Stop")
-        page.wait_text("stopped")
+        page.wait_text("waited until it was stopped")
         stopped = reached(page)
         time.sleep(1.5)
-        assert reached(page) == stopped
-        page.press("Resume")
-        wait_until(lambda: reached(page) > stopped)
-        page.press("Stop")
-        page.wait_text("stopped")
-        assert not page.problems() and not page.console
+        assert reached(page) == stopped and not page.problems() and not page.console
+        steps.append(f"Stop: it stays at update {stopped}")
+    with capsys.disabled():
+        print("\n" + "\n".join(steps))
 
 
 def test_the_course_ends_with_what_its_model_says(lab, monkeypatch, capsys):

@@ -10,10 +10,12 @@ import ipywidgets as widgets
 import pytest
 from test_runs import LONG, row, until, write_metrics
 
+from minimind_core import runs
 from minimind_core.errors import CheckpointError
 from minimind_core.run_status import STATES, RunStatus, log_file, status_of
 from minimind_core.runs import kill_run, wait_for
 from minimind_core.widgets import dashboard as board
+from minimind_core.widgets import run_cards
 from minimind_core.widgets.dashboard import dashboard
 
 NASTY = '<img src=x onerror="alert(1)">'
@@ -33,6 +35,7 @@ def shown(monkeypatch):
     yield made
     for one in made:
         one.close()
+    board.Dashboard._open.clear()
 
 
 def status(state="running", **more):
@@ -41,34 +44,47 @@ def status(state="running", **more):
 
 
 def test_the_numbers_are_those_of_the_files():
-    found = board.numbers_of(status(), price_per_hour=3600.0)
+    found = run_cards.numbers_of(status(), price_per_hour=3600.0)
     assert found["update"] == "3 of 10" and found["loss"] == "2.667" and found["held-out loss"] == "5.000 (update 1)"
     assert found["cross-entropy + auxiliary"] == "2.333 + 0.333" and found["tokens/s"] == "200"
-    assert found["left"] == "14 s" and found["cost so far"] == "6.00" and found["cost in the end"] == "about 20.00"
-    assert "left" not in board.numbers_of(status("stopped")) and board.numbers_of(RunStatus("x", "none")) == {}
+    assert (
+        found["left"] == "14 s"
+        and found["cost so far, of training alone"] == "6.00"
+        and found["cost in the end"] == "about 20.00"
+    )
+    assert "left" not in run_cards.numbers_of(status("stopped")) and run_cards.numbers_of(RunStatus("x", "none")) == {}
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_state_is_said_in_words_and_untrusted_text_is_escaped(state):
-    html = board.state_html(status(state, why=NASTY))
+    html = run_cards.state_html(status(state, why=NASTY))
     assert STATES[state] in html and "<img" not in html and "30.0%" in html
-    assert "<img" not in board.samples_html(status().samples()) and board.samples_html([]) == ""
+    assert "<img" not in run_cards.samples_html(status().samples()) and run_cards.samples_html([]) == ""
 
 
 @pytest.mark.parametrize(
     ("state", "has_plan", "wanted"),
     [
-        ("none", True, ("Start", True, False)),
-        ("none", False, ("Start", False, False)),
-        ("starting", True, ("Resume", False, True)),
-        ("running", False, ("Resume", False, True)),
-        ("stopped", True, ("Resume", True, False)),
-        ("dead", False, ("Resume", False, False)),
-        ("complete", True, ("Complete", False, False)),
+        ("none", True, ("Start", True, False, False)),
+        ("none", False, ("Start", False, False, False)),
+        ("starting", True, ("Resume", False, True, False)),
+        ("running", False, ("Resume", False, True, False)),
+        ("stopped", True, ("Resume", True, False, False)),
+        ("dead", False, ("Resume", False, False, False)),
+        ("complete", True, ("Complete", False, False, False)),
     ],
 )
 def test_buttons_offer_what_can_be_done(state, has_plan, wanted):
     assert board.what_can_be_done(status(state), has_plan) == wanted
+
+
+@pytest.mark.parametrize("state", ["stopped", "dead", "complete", "running"])
+def test_where_another_run_lies_the_plans_own_can_be_started_anew(state):
+    started = {"flags": {"dim": 8}, "updates": 9}
+    text, may_go, _, anew = board.what_can_be_done(status(state, started=started), True, ours=False)
+    assert anew == (state != "running") and may_go == (state in ("stopped", "dead"))
+    assert text == ("Complete" if state == "complete" else "Resume")
+    assert board.what_can_be_done(status(state), True, ours=False)[1] is False, "its flags are not known"
 
 
 def test_a_run_is_started_watched_stopped_and_resumed_by_clicks(bench, shown, monkeypatch):
@@ -89,9 +105,11 @@ def test_a_run_is_started_watched_stopped_and_resumed_by_clicks(bench, shown, mo
     second = shown[1]
     assert second.status.step >= 3 and "opened later" in first.message.value and first._closed.is_set()
     second.halt.click()
+    assert second.status.is_going is False or "Asked to stop" in second.message.value
     until(lambda: second.status.state == "stopped")
     reached = second.status.step
-    assert "Asked to stop" in second.message.value and second.go.description == "Resume" and second.halt.disabled
+    until(lambda: second.message.value == "")  # it said "Asked to stop" until it had stopped
+    assert second.go.description == "Resume" and second.halt.disabled
 
     third = board.Dashboard(plan.weights, None, 0.0, 0.1)  # a kernel that knows no plan
     third.watch()
@@ -101,6 +119,48 @@ def test_a_run_is_started_watched_stopped_and_resumed_by_clicks(bench, shown, mo
     until(lambda: third.status.state == "complete")
     assert third.status.step == plan.updates > reached and third.go.disabled and "Done: " in third.log.value
     assert "世界上最高的山峰是" in third.samples.value
+
+
+def test_another_runs_resume_goes_on_with_it_and_start_anew_moves_it_aside(bench, shown, monkeypatch):
+    """The dashboard of a plan shows whatever lies there: Resume means that run, with the flags it was started with."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    other = bench.trainer("out", epochs=50, max_steps=6, seed=8)
+    other.on_update = lambda row: other.stop() if row["step"] == 3 else None
+    other.fit()
+    plan = bench.plan("out", epochs=50, max_steps=4, seed=9)
+    dashboard(plan, every=0.1)
+    one = shown[0]
+    assert "stopped" in one.state.value and not one.go.disabled and one.anew.layout.display is None
+    one.go.click()
+    assert wait_for(plan.weights, every=0.1).step == 6, "it went on with the run of seed 8"
+    until(lambda: one.status.state == "complete")
+    assert one.go.disabled and one.anew.layout.display is None
+    one.anew.click()
+    assert wait_for(plan.weights, every=0.1).step == 4
+    until(lambda: one.status.state == "complete" and one.status.step == 4)
+    assert one.anew.layout.display == "none", "now it is the plan's"
+    until(lambda: len(one.others.options) == 1)
+    assert one.others.options[0].startswith("pretrain_16, put aside"), "what was moved aside can stand beside it"
+
+
+@pytest.mark.parametrize("ticked", [True, False])
+def test_the_box_decides_whether_wandb_gets_the_numbers(bench, shown, monkeypatch, ticked):
+    flags = []
+    monkeypatch.setattr(runs, "_launch", lambda weights, given: flags.append(given))
+    plan = bench.plan("out", use_wandb=not ticked)
+    dashboard(plan, every=9.0)
+    one = shown[0]
+    assert one.wandb.value is not ticked, "as the plan says at first"
+    one.wandb.value = ticked
+    one.go.click()
+    assert flags[0]["use_wandb"] is ticked
+
+    bench.trainer("out", max_steps=1).fit()
+    known = board.Dashboard(plan.weights, None, 0.0, 9.0)
+    assert known.wandb.value is False
+    known.wandb.value = ticked
+    known.begin()
+    assert flags[1]["use_wandb"] is ticked and flags[1]["resume"] is True
 
 
 def test_a_run_that_was_killed_says_why_and_can_be_resumed(bench, shown, monkeypatch):
@@ -135,7 +195,10 @@ def test_finished_runs_stand_side_by_side(bench, shown):
     assert other.startswith("pretrain_16, put aside") and one.comparison.layout.display == "none"
     one.others.value = (other,)
     assert one.comparison.layout.display is None and bytes(one.comparison.value).startswith(b"\x89PNG")
-    assert one.message.value.count("lowest held-out loss") == 2
+    assert one.lowest.value.count("lowest held-out loss") == 2
+    one._lists_again = 0.0
+    one.look()
+    assert one.others.value == (other,), "a new list keeps what was chosen"
     one.others.value = ()
     assert one.comparison.layout.display == "none"
 
@@ -160,6 +223,7 @@ def test_an_error_while_looking_is_shown_and_the_watch_goes_on(tmp_path, monkeyp
     assert "<img" not in one.message.value
     monkeypatch.setattr(board, "status_of", lambda weights: looks.append(1) or really(weights))
     until(lambda: len(looks) > 2)
+    assert one.message.value == "", "one look that failed is forgotten with the next that did not"
     one.close()
     time.sleep(0.3)
     assert threading.active_count() < 50 and not log_file(tmp_path / "pretrain_8.pth").exists()

@@ -40,7 +40,7 @@ def words_for(bench: Bench, out: str, **more: object) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are tied together by gloo, which is tried on Linux")
 def test_two_processes_train_what_one_with_twice_the_batch_trains():
-    done = torchrun("tests/two_processes.py")
+    done = torchrun("tests/two_processes.py", "6")  # `make kills` takes more
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(found) == 21 and {line["rows"] for line in found} == {"all", "uneven", "one left"}

@@ -37,6 +37,7 @@ from minimind_core.tokenizer import token_bytes
 from minimind_core.widgets import corpus as browsing
 from minimind_core.widgets import merging
 from minimind_core.widgets import tokens as exploring
+from minimind_core.widgets.parts import without_tags
 
 NASTY = '<img src=x onerror="alert(1)"> & </div>'
 
@@ -559,6 +560,7 @@ def test_html_is_escaped_and_sets_its_own_colours(tokenizer):
         merging.step_view(merging.merge_steps(NASTY * 2), 3),
         browsing.row_view([row], 0, NASTY[:4]),
         exploring.explorer_view(tokenizer, NASTY),
+        exploring.mask_view(tokenizer, NASTY, 40, "this course"),
     ]
     for page in pages:
         assert "<img" not in page and 'onerror="' not in page
@@ -660,6 +662,49 @@ def test_token_explorer_follows_text_and_tokenizer(tokenizer):
     assert f"the first {exploring.SHOW_AT_MOST} are shown" in page.value
     field.value = "\ud83d"  # half an emoji, as a browser may send it
     assert "tokens" in page.value and "Error" not in page.value
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "loader", "said"),
+    [
+        ("<s>山 <unk> 水</s>", 12, "this course", "11 positions: {n} count · padding: {pad} · cut off the row: 0"),
+        ("<s>山 <unk> 水</s>", 12, "as MiniMind", "{more} count · 1 inside the text do not · padding: {less}"),
+        ("山" * 60, 8, "this course", "7 positions: 7 count · padding: 0 · cut off the row: {cut} tokens"),
+        ("<unk>" * 4, 4, "as MiniMind", " 0 count · 3 inside the text do not · padding: 0 · cut off the row: 2"),
+        ("<unk>" * 4, 12, "as MiniMind", " 1 count · 4 inside the text do not · padding: 6 · cut off the row: 0"),
+        ("<unk>" * 4, 4, "this course", "3 positions: 3 count · padding: 0 · cut off the row: 2 tokens"),
+    ],
+)
+def test_the_mask_viewer_counts_what_the_loader_gives(tokenizer, text, length, loader, said):
+    ids = [1, *tokenizer.encode(text.removeprefix("<s>").removesuffix("</s>")).ids, 2]
+    numbers = {"n": len(ids) - 1, "pad": 12 - len(ids), "more": len(ids), "less": 10 - len(ids), "cut": len(ids) - 8}
+    assert said.format(**numbers) in exploring.mask_view(tokenizer, text, length, loader)
+    (X, Y, mask), tokens = exploring.item_of(tokenizer, text, length, exploring.LOADERS[loader])
+    assert len(X) == len(Y) == len(mask) == length - 1 and X[0] == 1
+    twice = loader == "as MiniMind" and text.startswith("<s>")  # markers that it has, and a second pair
+    assert tokens == len(ids) + 2 * twice
+    if loader == "this course":
+        assert int(mask.sum()) == min(len(ids), length) - 1
+
+
+def test_the_mask_viewer_follows_text_length_and_loader_and_shows_errors(tokenizer):
+    viewer = exploring.mask_viewer(tokenizer, NASTY + " <unk>")
+    field, controls, page = viewer.children
+    length, choice = controls.children
+    assert page.value.count("inline-block") == 31 and "<img" not in page.value and "&lt;" in page.value
+    assert not length.continuous_update  # a tick of the slider writes a file
+    length.value = 8
+    assert page.value.count("inline-block") == 7 and "7 positions" in page.value
+    before = page.value
+    choice.value = "as MiniMind"
+    assert page.value != before
+    field.value = "<s>山</s>"
+    choice.value = "this course"
+    assert without_tags(page.value).split("\n")[2:] == ["<s> 山 1", "山 </s> 1", "</s> <unk> 0", *["<unk> <unk> 0"] * 4]
+    field.value = ""
+    assert "is empty" in page.value and "typed.jsonl" not in page.value and "line 1" not in page.value
+    field.value = "\ud83d"
+    assert "7 positions" in page.value
 
 
 @pytest.mark.parametrize("text", ["", "a", "画蛇添足 <unk> <s>"])

@@ -20,8 +20,10 @@ from minimind_core.checks.experts import check_balance, check_route
 from minimind_core.checks.model import check_attention, check_rms_norm, check_rotary, prove_equal
 from minimind_core.errors import InputError
 from minimind_core.lessons import LESSONS
+from minimind_core.plots import attention as heads
 from minimind_core.plots import model as look
 from minimind_core.plots import model_inside as look_inside
+from minimind_core.plots.model_map import plot_model_map
 from minimind_core.plots.style import use_course_style
 from minimind_core.widgets import model as viewers
 from minimind_core.widgets import model_costs
@@ -473,15 +475,30 @@ def test_attention_maps_are_what_attention_does(tiny_model, changes: dict) -> No
 
 
 def test_attention_habits_of_clear_cut_heads() -> None:
-    before = torch.zeros(5, 5)
+    labels = ["<s>", "山", "，", "</s>", "<s>", "山"]
+    before = torch.diag(torch.ones(5), -1)
     before[0, 0] = 1
-    before[torch.arange(1, 5), torch.arange(4)] = 1
-    first = torch.zeros(5, 5)
+    first = torch.zeros(6, 6)
     first[:, 0] = 1
-    habits = viewers.attention_habits(torch.stack((before, first, torch.eye(5)))[None])
-    assert habits["the token before"][0].tolist() == [1, 0.25, 0]
-    assert habits["the first token"][0].tolist() == [0.25, 1, 0]
-    assert habits["itself"][0].tolist() == [0, 0, 1]
+    habits = viewers.attention_habits(torch.stack((before, first, torch.eye(6)))[None], labels)
+    shares = {name: [round(share, 4) for share in habit.shares[0].tolist()] for name, habit in habits.items()}
+    assert shares["the token before"] == [1, 0.2, 0]
+    assert shares["the 8 tokens before"] == [1, 1, 0]
+    assert shares["its own segment"] == [0.8, 0.6, 1]  # the second <s> looks back over the border
+    assert shares["<s> and </s>"] == [0.6, 1, 0]
+    assert shares["punctuation"] == [pytest.approx(1 / 3, abs=1e-4), 0, 0]  # three tokens have a comma before them
+    assert shares["the same token, earlier"] == [0, 0.5, 0]  # the second <s> and the second 山
+    assert habits["the token before"].even == pytest.approx(sum(1 / n for n in range(2, 7)) / 5)
+    assert habits["the same token, earlier"].even == pytest.approx((1 / 5 + 1 / 6) / 2)
+
+
+def test_even_attention_is_once_an_even_share_and_no_habit() -> None:
+    labels = ["<s>", "山", "，", "山", "</s>"]
+    even = torch.ones(5, 5).tril() / torch.arange(1, 6)[:, None]
+    torch.testing.assert_close(heads.times_even(even), torch.ones(5, 5).tril())
+    for shares, expected in viewers.attention_habits(even[None, None], labels).values():
+        assert shares.item() == pytest.approx(expected)
+    assert "punctuation" not in viewers.attention_habits(torch.eye(2)[None, None], ["<s>", "山"])
 
 
 def test_routing_is_what_the_gate_chose(tiny_model) -> None:
@@ -535,7 +552,7 @@ KIND_OF = {
 
 @pytest.mark.parametrize("piece", KIND_OF)
 def test_every_piece_has_a_kind(piece: str) -> None:
-    assert viewers.token_kind(piece) == KIND_OF[piece] and KIND_OF[piece] in viewers.KINDS
+    assert viewers.kind_for_experts(piece) == KIND_OF[piece] and KIND_OF[piece] in viewers.KINDS
 
 
 def test_routing_by_kind_adds_up_and_keeps_kinds_apart(tiny_model) -> None:
@@ -658,8 +675,8 @@ def test_every_picture_is_a_closed_figure(tiny_model, course_style, recwarn) -> 
     model = tiny_model(use_moe=True)
     maps, routing = (read(model, torch.arange(5)[None]) for read in (viewers.attention_maps, viewers.routing_of))
     pictures = [
-        look.plot_model_map(config, 2, 31),
-        look.plot_model_map(tiny_config(use_moe=True), 2, 31),
+        plot_model_map(config, 2, 31),
+        plot_model_map(tiny_config(use_moe=True), 2, 31),
         look.plot_norms(torch.randn(5, 16), torch.ones(5, 16), labels),
         look.plot_rotary_pairs(32, 1e6),
         look.plot_rotary_pairs(4, 1e4),
@@ -667,8 +684,9 @@ def test_every_picture_is_a_closed_figure(tiny_model, course_style, recwarn) -> 
         look.plot_masks(torch.ones(3, 3).tril().bool(), torch.ones(2, 5).tril(3).bool(), labels),
         look.plot_grouped_heads(8, 2, {1: 1.0, 2: 2.0, 8: 8.0}),
         look.plot_parameters({"a": {"part": 5_000_000, "rest": 9}, "b": {"part": 10_000_000, "idle parts": 4_000_000}}),
-        look.plot_attention_grid(maps),
-        look.plot_attention(maps, labels, 1, 3, token=2),
+        heads.plot_attention_grid(maps),
+        heads.plot_attention_grid(maps, [0, 3]),
+        heads.plot_attention(maps, labels, 1, 3, token=2),
         look.plot_routing(routing, labels, 0),
         look.plot_load_history({"alpha = 0": torch.full((30, 4), 0.25)}),
         look.plot_cost({"ms": {"dense": 1.0, "experts": 2.0}}),

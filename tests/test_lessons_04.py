@@ -189,6 +189,14 @@ def test_a_typical_move_is_the_rate_at_first_and_less_where_gradients_disagree()
     assert schedule_runs.typical_move(optimizer) == pytest.approx(moved, rel=1e-3) and moved < 0.3
 
 
+def test_the_best_rate_lies_where_a_parabola_is_lowest():
+    rates = (0.001, 0.01, 0.1)
+    assert schedule_runs.best_rate(rates, [6, 5, 6]) == pytest.approx(0.01)
+    assert 0.01 < schedule_runs.best_rate(rates, [6.5, 5, 5.5]) < 0.1
+    assert schedule_runs.best_rate(rates, [6, 5, 4]) == 0.1, "none below the last: the best one tried"
+    assert schedule_runs.best_rate(rates, [5, 6, 5.5]) == 0.001
+
+
 def test_the_length_is_that_of_matrices_only():
     model = torch.nn.Linear(2, 2)
     with torch.no_grad():
@@ -207,11 +215,18 @@ def test_cells_are_short_and_few():
         assert len(lines) <= (30 if "class " in source else 18), source
 
 
+def test_texts_are_short():
+    for cell in CELLS:
+        if cell.cell_type == "markdown":
+            words = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL).split()
+            assert len(words) <= 190, cell.source
+
+
 def test_every_exercise_states_its_stars_and_minutes_and_is_checked():
     text = "\n".join(cell.source for cell in CELLS if cell.cell_type == "markdown")
-    titles = re.findall(r"^### (\d) · .+ · (★{1,3}) · \d+ minutes$", text, re.MULTILINE)
+    titles = re.findall(r"^### Exercise (\d) · .+ · (★{1,3}) · \d+ minutes$", text, re.MULTILINE)
     assert [int(number) for number, _ in titles] == [1, 2, 3, 4, 5]
-    assert sum(source.startswith("checks.check_") for source in CODE) == 5
+    assert sum(bool(re.search(r"^def my_.+: \.\.\.\n\n\nchecks\.check_\w+\(my_\w+\)$", source)) for source in CODE) == 5
     assert text.count("<summary>Hint</summary>") == text.count("<summary>Solution</summary>") == 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -10,14 +11,16 @@ from conftest import drawn
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("ipywidgets")
+nbformat = pytest.importorskip("nbformat")
 
 
-from minimind_core import MiniMindLM, ModelConfig, autocast_context, masked_cross_entropy, parameter_count
-from minimind_core.checks import precision as checks
-from minimind_core.checks.clipping import check_clip, gradients_of
-from minimind_core.plots import precision as plots
-from minimind_core.plots import training_step as steps
-from minimind_core.preflight import training_memory
+from minimind_core import MiniMindLM, ModelConfig, autocast_context, masked_cross_entropy, parameter_count  # noqa: E402
+from minimind_core.checks import precision as checks  # noqa: E402
+from minimind_core.checks.clipping import check_clip, gradients_of  # noqa: E402
+from minimind_core.lessons import LESSONS  # noqa: E402
+from minimind_core.plots import precision as plots  # noqa: E402
+from minimind_core.plots import training_step as steps  # noqa: E402
+from minimind_core.preflight import training_memory  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -269,3 +272,32 @@ def test_the_device_table_says_what_to_do():
     ):
         row = next(row for row in html.split("<tr>") if device in row)
         assert advice in row
+
+
+# --- the notebook ------------------------------------------------------------------------------------------------
+
+CELLS = nbformat.read(LESSONS[4].path, as_version=4).cells
+TEXT = "\n".join(cell.source for cell in CELLS if cell.cell_type == "markdown")
+CODE = [cell.source for cell in CELLS if cell.cell_type == "code"]
+
+
+def test_cells_are_short_and_no_three_follow_one_text():
+    assert 30 <= len(CELLS) <= 60
+    for source in CODE[1:]:
+        lines = [line for line in source.split("\n") if line.strip()]
+        assert len(lines) <= (30 if "class " in source else 18), source
+    assert "ccc" not in "".join(cell.cell_type[0] for cell in CELLS[4:])
+
+
+def test_texts_are_short():
+    for cell in CELLS:
+        if cell.cell_type == "markdown":
+            words = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL).split()
+            assert len(words) <= 190, cell.source
+
+
+def test_every_exercise_states_its_stars_and_minutes_and_is_checked():
+    titles = re.findall(r"^### Exercise (\d) · .+ · (★{1,3}) · \d+ minutes$", TEXT, re.MULTILINE)
+    assert [int(number) for number, _ in titles] == [1, 2, 3, 4]
+    stubs = [source for source in CODE if re.search(r"^def my_.+: \.\.\.\n\n\n(checks\.)?check_\w+\(my_\w+\)$", source)]
+    assert len(stubs) == TEXT.count("<summary>Hint</summary>") == TEXT.count("<summary>Solution</summary>") == 4

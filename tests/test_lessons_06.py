@@ -2,91 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import IPython.display
 import numpy as np
 import pytest
 import torch
 
 from minimind_core import plan_run
-from minimind_core.checks.run import (
-    adamw_step,
-    check_adamw_step,
-    check_cost,
-    check_tokens_per_parameter,
-    check_turning_point,
-)
+from minimind_core.checks.run import check_cost, check_lost_share, check_resume, check_snapshot, lost_share
 from minimind_core.plots import run as run_plots
 from minimind_core.plots.run import LiveCurves, smoothed, training_figure
 from minimind_core.run_status import RunStatus
 
 
-def moments(w, g, m, v, k):
-    m1, v1 = k["beta1"] * m + (1 - k["beta1"]) * g, k["beta2"] * v + (1 - k["beta2"]) * g**2
-    return m1, v1, m1 / (1 - k["beta1"] ** k["step"]), v1 / (1 - k["beta2"] ** k["step"])
+def look_of(rows):
+    return {row["step"]: row["held_out_loss"] for row in rows if "held_out_loss" in row}
 
 
-def without_correction(w, g, m, v, **k):
-    m1, v1, _, _ = moments(w, g, m, v, k)
-    return w * (1 - k["lr"] * k["weight_decay"]) - k["lr"] * m1 / (v1.sqrt() + k["eps"])
-
-
-def without_decay(w, g, m, v, **k):
-    return adamw_step(w, g, m, v, **(k | {"weight_decay": 0.0}))
-
-
-def without_root(w, g, m, v, **k):
-    _, _, mh, vh = moments(w, g, m, v, k)
-    return w * (1 - k["lr"] * k["weight_decay"]) - k["lr"] * mh / (vh + k["eps"])
-
-
-def with_l2(w, g, m, v, **k):
-    return adamw_step(w, g + k["weight_decay"] * w, m, v, **(k | {"weight_decay": 0.0}))
-
-
-def uphill(w, g, m, v, **k):
-    kept = w * (1 - k["lr"] * k["weight_decay"])
-    return kept - (adamw_step(w, g, m, v, **k) - kept)
-
-
-def decay_without_lr(w, g, m, v, **k):
-    return adamw_step(w, g, m, v, **(k | {"weight_decay": 0.0})) - w * k["weight_decay"]
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (without_correction, "bias correction"),
-        (without_decay, "decay is missing"),
-        (without_root, "square root"),
-        (with_l2, "L2"),
-        (uphill, "sign"),
-        (decay_without_lr, "not multiplied by the learning rate"),
-        (lambda w, g, m, v, **k: w[:1], "the shape should be"),
-        (lambda w, g, m, v, **k: w, "should be"),
-        (lambda w, g, m, v, **k: 1 / 0, "ZeroDivisionError"),
-    ],
-)
-def test_a_wrong_adamw_step_is_told_what_is_wrong(answer, said):
-    verdict = check_adamw_step(answer)
-    assert verdict.ok is False and said in verdict.message
-
-
-def test_the_right_adamw_step_is_torchs():
-    assert check_adamw_step(adamw_step)
-    w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = torch.optim.AdamW([w], lr=0.1, betas=(0.9, 0.99), weight_decay=0.5)
-    ours, m, v = w.detach().clone(), torch.zeros(2), torch.zeros(2)
-    for step in (1, 2, 3):
-        w.grad = torch.tensor([0.5, -0.25]) * step
-        m_before, v_before = m.clone(), v.clone()
-        k = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.5, "step": step}
-        ours = adamw_step(ours, w.grad, m_before, v_before, **k)
-        m, v = 0.9 * m + 0.1 * w.grad, 0.99 * v + 0.01 * w.grad**2
-        optimizer.step()
-        torch.testing.assert_close(ours, w.detach())
-
-
-@pytest.mark.parametrize("check", [check_adamw_step, check_tokens_per_parameter, check_turning_point, check_cost])
+@pytest.mark.parametrize("check", [check_cost, check_snapshot, check_lost_share])
 def test_a_stub_is_not_an_error(check):
     assert check(lambda *a, **k: None).ok is None
 
@@ -94,19 +29,28 @@ def test_a_stub_is_not_an_error(check):
 @pytest.mark.parametrize(
     ("check", "answer", "said"),
     [
-        (check_tokens_per_parameter, lambda t, e, p: t * e / p, "epochs"),
-        (check_tokens_per_parameter, lambda t, e, p: p / t, "turn the fraction"),
-        (check_tokens_per_parameter, lambda t, e, p: "16", "number"),
-        (check_tokens_per_parameter, lambda t, e, p: 3.0, "yours is 3.0"),
-        (check_turning_point, lambda rows: 25, "training loss"),
-        (check_turning_point, lambda rows: 30, "last look"),
-        (check_turning_point, lambda rows: 4.9, "loss itself"),
-        (check_turning_point, lambda rows: 3, "position"),
-        (check_turning_point, lambda rows: 8, "first time"),
-        (check_tokens_per_parameter, lambda t, e, p: t / e / p, "of the corpus already"),
         (check_cost, lambda t, s, p: t / s * p, "3600"),
         (check_cost, lambda t, s, p: t / s / 60 * p, "minutes"),
         (check_cost, lambda t, s, p: 1.0, "yours is 1.0"),
+        (check_cost, lambda t, s, p: "1", "a str"),
+        (check_snapshot, lambda rows, kept: min(look_of(rows), key=look_of(rows).get), "no weights were kept"),
+        (check_snapshot, lambda rows, kept: min(kept, key=lambda at: (abs(at - 30), -at)), "nearest"),
+        (check_snapshot, lambda rows, kept: kept[-1], "last one"),
+        (check_snapshot, lambda rows, kept: min(kept), "first one"),
+        (check_snapshot, lambda rows, kept: kept.index(10), "position"),
+        (check_snapshot, lambda rows, kept: min(look_of(rows)[at] for at in kept), "that is the loss"),
+        (check_snapshot, lambda rows, kept: 20, "yours is 20"),
+        (check_snapshot, lambda rows, kept: [10], "a list"),
+        (check_lost_share, lambda i, u, s, h: s / (i * u), "what a kill takes is missing"),
+        (check_lost_share, lambda i, u, s, h: i * u / 2 / 3600 / h, "saving is missing"),
+        (check_lost_share, lambda i, u, s, h: s / (i * u) + i * u / 3600 / h, "at any moment"),
+        (check_lost_share, lambda i, u, s, h: s / (i * u) + i * u / 2 / h, "3600"),
+        (check_lost_share, lambda i, u, s, h: s / (i * u) + 1.5 * i * u / 3600 / h, "one interval is too many"),
+        (check_lost_share, lambda i, u, s, h: s / i + i / 2 / 3600 / h, "counts updates"),
+        (check_lost_share, lambda i, u, s, h: 100 * lost_share(i, u, s, h), "per cent"),
+        (check_lost_share, lambda i, u, s, h: i * u * lost_share(i, u, s, h), "seconds for each interval"),
+        (check_lost_share, lambda i, u, s, h: 0.5, "yours is 0.5"),
+        (check_lost_share, lambda i, u, s, h: 1 / 0, "ZeroDivisionError"),
     ],
 )
 def test_typical_wrong_answers_are_recognised(check, answer, said):
@@ -115,14 +59,76 @@ def test_typical_wrong_answers_are_recognised(check, answer, said):
 
 
 def test_right_answers_are_right():
-    assert check_tokens_per_parameter(lambda t, e, p: t / p)
     assert check_cost(lambda t, s, p: t / s / 3600 * p)
+    assert check_snapshot(lambda rows, kept: min(kept, key=look_of(rows).get))
+    assert "every 520 updates" in check_lost_share(lost_share).message
 
-    def turn(rows):
-        looks = [r for r in rows if "held_out_loss" in r]
-        return min(looks, key=lambda r: r["held_out_loss"])["step"]
 
-    assert check_turning_point(turn)
+def test_the_best_interval_that_the_check_names_is_the_best():
+    shares = {interval: lost_share(interval, 0.4, 3.0, 2.0) for interval in range(1, 3000)}
+    assert min(shares, key=shares.get) == 520
+
+
+def save(model, optimizer, generator, update):
+    kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return copy.deepcopy(kept | {"generator": generator.get_state(), "update": update})
+
+
+def load(state, model, optimizer, generator, without=()):
+    if "model" not in without:
+        model.load_state_dict(state["model"])
+    if "optimizer" not in without:
+        optimizer.load_state_dict(state["optimizer"])
+    if "generator" not in without:
+        generator.set_state(state["generator"])
+    return None if "update" in without else state["update"]
+
+
+def uncopied(*parts):
+    def saves(model, optimizer, generator, update):
+        state = save(model, optimizer, generator, update)
+        return state | {name: {"model": model, "optimizer": optimizer}[name].state_dict() for name in parts}
+
+    return saves
+
+
+def careless(model, optimizer, generator, update):
+    torch.rand(1, generator=generator)
+    return save(model, optimizer, generator, update)
+
+
+def other_decay(state, model, optimizer, generator):
+    done = load(state, model, optimizer, generator)
+    optimizer.param_groups[0]["weight_decay"] = 0.9
+    return done
+
+
+@pytest.mark.parametrize(
+    ("saves", "loads", "said"),
+    [
+        (save, partial(load, without=["model"]), "weights did not come back"),
+        (save, partial(load, without=["optimizer"]), "running means at zero"),
+        (save, partial(load, without=["generator"]), "reads other rows"),
+        (save, partial(load, without=["update"]), "how many updates are done"),
+        (save, lambda *a: load(*a) + 1, "says 5"),
+        (save, lambda *a: 0 * load(*a), "says 0"),
+        (save, lambda state, *a: load(state | {"gone": 1}, *a) and 1 / 0, "ZeroDivisionError"),
+        (save, other_decay, "other settings"),
+        (uncopied("model", "optimizer"), load, "weights are those of the moment it died"),
+        (uncopied("optimizer"), load, "optimizer's means are those of the moment it died"),
+        (lambda *a: list(save(*a)), load, "a list"),
+        (lambda *a: 1 / 0, load, "ZeroDivisionError"),
+        (careless, load, "my_save changed the run"),
+    ],
+)
+def test_a_state_that_holds_too_little_is_told_what_is_missing(saves, loads, said):
+    verdict = check_resume(saves, loads)
+    assert verdict.ok is False and said in verdict.message
+
+
+def test_a_whole_state_resumes_to_the_same_bits():
+    assert check_resume(save, load)
+    assert check_resume(lambda *a: None, load).ok is None
 
 
 ROWS = [

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import threading
 import time
+from html import escape
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from minimind_core import PROMPTS, MiniMindLM, ModelConfig, generate, next_token_logits, save_weights, train_tokenizer
+from minimind_core import (
+    PROMPTS,
+    MiniMindLM,
+    ModelConfig,
+    continue_text,
+    generate,
+    generation,
+    load_model,
+    next_token_logits,
+    save_weights,
+    train_tokenizer,
+)
 from minimind_core.checks import sampling as checks
 from minimind_core.generation import encode_prompt, keep_top_k, keep_top_p, penalize
 from minimind_core.plots import loss_parts
@@ -23,11 +37,28 @@ from minimind_core.tokenizer import pieces
 widgets = pytest.importorskip("ipywidgets")
 
 from minimind_core.widgets import continuation as writing  # noqa: E402
-from minimind_core.widgets import probabilities  # noqa: E402
+from minimind_core.widgets import model_choice, probabilities  # noqa: E402
 from minimind_core.widgets import sampling as bars  # noqa: E402
 from minimind_core.widgets import writer as writer_07  # noqa: E402
 
 NASTY = '<img src=x onerror="alert(1)"> & </div>'
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def no_text_is_left(monkeypatch):
+    """When a test has ended, so has every thread that writes for it."""
+    writers, start = [], writer_07.Writer.start
+
+    def remembered(writer, *args, **settings):
+        writers.append(writer)
+        start(writer, *args, **settings)
+
+    monkeypatch.setattr(writer_07.Writer, "start", remembered)
+    yield
+    for writer in writers:
+        writer.forget()
+        assert writer.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -377,29 +408,33 @@ def test_stop_takes_no_further_token(pair):
     assert last.state == "stopped" and last.tokens == before.tokens == 3 and last.text == before.text
 
 
-class Slow(MiniMindLM):
-    """A model that takes its time, and counts how many threads are in it at once."""
+class Slow:
+    """A model's computing takes its time, and how many threads are in it at once is counted."""
 
     inside = most = calls = 0
 
-    def forward(self, *args, **kwargs):
-        type(self).inside += 1
-        type(self).most = max(self.most, self.inside)
-        type(self).calls += 1
-        time.sleep(0.02)
-        try:
-            return super().forward(*args, **kwargs)
-        finally:
-            type(self).inside -= 1
+    @classmethod
+    def made(cls, compute):
+        def slowly(*args, **kwargs):
+            cls.inside += 1
+            cls.most = max(cls.most, cls.inside)
+            cls.calls += 1
+            time.sleep(0.02)
+            try:
+                return compute(*args, **kwargs)
+            finally:
+                cls.inside -= 1
+
+        return slowly
 
 
 @pytest.fixture
-def slow(pair):
-    model, tokenizer = pair
+def slow(pair, monkeypatch):
+    """The model and the tokenizer, where every forward and every cached step is slow."""
     Slow.inside = Slow.most = Slow.calls = 0
-    copy = Slow(model.config).eval()
-    copy.load_state_dict(model.state_dict())
-    return copy, tokenizer
+    monkeypatch.setattr(MiniMindLM, "forward", Slow.made(MiniMindLM.forward))
+    monkeypatch.setattr(generation.Decoder, "step", Slow.made(generation.Decoder.step))
+    return pair
 
 
 def until(condition, seconds=10.0):
@@ -447,6 +482,39 @@ def test_a_cleared_text_shows_nothing_more(slow):
     assert len(seen) == number
 
 
+def test_a_text_is_written_by_the_model_it_was_begun_with_and_one_that_gave_way_is_not_computed(slow, monkeypatch):
+    seen, computed = [], []
+    monkeypatch.setattr(writer_07, "encode_prompt", lambda *args: computed.append(args[1]) or encode_prompt(*args))
+    writer = writer_07.Writer(*slow, seen.append)
+    writer.start("天空", max_new_tokens=500, eos_token_id=None)
+    until(lambda: seen and seen[-1].tokens >= 2)
+    with writer.lock:
+        writer.start("大海", max_new_tokens=500, eos_token_id=None)
+        writer.start("山", max_new_tokens=3, eos_token_id=None)
+        writer.model = None
+    assert writer.wait(10)
+    assert seen[-1].prompt == "山" and seen[-1].state == "full", seen[-1].error
+    assert computed == ["天空", "山"] and not any(step.prompt == "大海" for step in seen)
+
+
+def test_after_a_text_the_lock_is_free_and_others_may_work(pair):
+    free = []
+
+    def look():
+        free.append(writer.lock.acquire(timeout=2))
+        if free[-1]:
+            writer.lock.release()
+
+    def after():
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+
+    writer = writer_07.Writer(*pair, lambda progress: None, after)
+    writer.start("天空", max_new_tokens=2)
+    assert writer.wait(10) and free == [True]
+
+
 def test_text_is_escaped_everywhere():
     for state in ("writing", "ended", "full", "stopped", "failed"):
         html = writing.progress_html(writer_07.Progress(NASTY, NASTY, (5, 6, 7), 1.0, state, NASTY))
@@ -474,9 +542,18 @@ def named(box, description):
     return next(part for part in parts(box) if getattr(part, "description", None) == description)
 
 
+def pages(box):
+    return [part for part in parts(box) if isinstance(part, widgets.HTML)]
+
+
+def page_of(box):
+    """The page of a continuation widget that has written nothing yet."""
+    return next(part for part in pages(box) if "Press Continue" in part.value)
+
+
 def test_the_widget_writes_stops_and_clears(slow):
     box = writing.continuation_widget(*slow)
-    page = next(part for part in parts(box) if isinstance(part, widgets.HTML))
+    page = page_of(box)
     prompt, halt = named(box, "Prompt"), named(box, "Stop")
     assert halt.disabled
     for text in PROMPTS:
@@ -500,11 +577,6 @@ def test_the_widget_writes_stops_and_clears(slow):
     named(box, "Clear").click()
     until(lambda: not Slow.inside)
     assert "Press Continue" in page.value and halt.disabled
-
-
-def box_of(widget):
-    """The page, its parts and the texts below it."""
-    return next(part for part in parts(widget) if isinstance(part, widgets.HTML))
 
 
 def test_probabilities_are_those_of_the_model_before_any_setting(pair):
@@ -539,7 +611,7 @@ def test_coloured_text_and_its_table_are_escaped_and_say_the_numbers():
 def test_the_widget_colours_on_demand_and_shows_what_else_there_was(pair):
     model, tokenizer = pair
     box = writing.continuation_widget(model, tokenizer, files={})
-    page, colours, place = box_of(box), named(box, "Probabilities"), named(box, "token")
+    page, colours, place = page_of(box), named(box, "Probabilities"), named(box, "token")
     named(box, "new tokens").value, named(box, "temperature").value = 7, 1.5
     colours.value = True
     assert place.layout.display == "none", "there is no text yet"
@@ -557,7 +629,7 @@ def test_the_widget_colours_on_demand_and_shows_what_else_there_was(pair):
 def test_earlier_texts_are_kept_until_cleared(pair):
     model, tokenizer = pair
     box = writing.continuation_widget(model, tokenizer, ["<b>天空"], files={})
-    page, history = box_of(box), parts(box)[-1]
+    page, history = page_of(box), parts(box)[-1]
     named(box, "new tokens").value = 3
     for number in range(writing.KEPT + 3):
         named(box, "seed").value = number
@@ -571,23 +643,369 @@ def test_earlier_texts_are_kept_until_cleared(pair):
 
 def test_a_model_can_be_chosen_and_one_that_is_broken_is_said(bench, pair):
     bench.trainer("out", max_steps=2).fit()
-    files = writing.model_files(bench.folder / "out")
+    files = model_choice.model_files(bench.folder / "out")
     (label,) = [name for name, path in files.items() if path.name == "pretrain_16.pth"]
     assert re.fullmatch(r"pretrain_16 · 2 updates · held-out loss \d\.\d\d · 0\.\d MB · [\d.]+ s old", label)
     assert any("best" in name or "step-" in name for name in files), "snapshots too"
     broken = bench.folder / "broken.pth"
     broken.write_bytes(b"nothing")
     box = writing.continuation_widget(*pair, files={label: bench.folder / "out" / "pretrain_16.pth", "broken": broken})
-    page, choice = box_of(box), named(box, "Model")
-    choice.value = label
+    page, choice = page_of(box), named(box, "Model")
+    assert choice.label == "the notebook's model" and list(choice._options_labels[1:]) == [label, "broken"]
+    choice.label = label
     named(box, "new tokens").value = 4
     named(box, "Continue").click()
     until(lambda: " tokens in " in page.value and "writing" not in page.value)
-    choice.value = "broken"
-    assert any("broken.pth" in part.value for part in parts(box) if isinstance(part, widgets.HTML))
+    choice.label = "broken"
+    assert any("broken.pth" in part.value for part in pages(box))
     assert choice.index == 1, "the model before stays, and the field says so"
+    assert " tokens in " in page.value, "and so does its text"
     named(box, "Continue").click()
     assert "pretrain_16" in parts(box)[-1].value, "which model wrote an earlier text"
+    assert not any("broken.pth" in part.value for part in pages(box))
+
+
+# --- one text gives way to another -------------------------------------------------------------------------------
+
+
+def begun(box, page, prompt):
+    """Press Continue for a long text, and wait until some of it is there."""
+    named(box, "Prompt").value, named(box, "new tokens").value = prompt, 400
+    named(box, "Continue").click()
+    until(lambda: " tokens in " in page.value)
+
+
+def kept_tokens(history):
+    """How many tokens the one text in the history has, which was stopped."""
+    assert history.value.count(" tokens in ") == 1 and "writing" not in history.value, history.value
+    return int(re.search(r"stopped · (\d+) tokens in", history.value)[1])
+
+
+def test_continue_while_a_text_is_written_stops_and_keeps_it_and_writes_the_next_to_its_end(slow):
+    model, tokenizer = slow
+    box = writing.continuation_widget(model, tokenizer, ["天空"], files={})
+    page, history = page_of(box), parts(box)[-1]
+    begun(box, page, "天空")
+    until(lambda: re.search(r"writing … · \d+ tokens", page.value))
+    seen = []
+    page.observe(lambda change: seen.append(change.new), "value")
+    named(box, "Prompt").value, named(box, "new tokens").value = "大海", 8
+    named(box, "Continue").click()
+    kept = kept_tokens(history)
+    named(box, "Continue").click()  # once more, before the second has a token
+    assert kept_tokens(history) == kept, "kept once"
+    until(lambda: "all new tokens used" in page.value or "ended the text itself" in page.value)
+    settings = {"temperature": 0.7, "top_p": 0.9, "seed": 42}
+    whole = continue_text(model, tokenizer, "大海", max_new_tokens=8, **settings)
+    assert f"大海</span>{escape(whole)}<div" in page.value
+    started = len([value for value in seen if "大海" not in value])
+    assert all("大海" in value for value in seen[started:]), "nothing of the first once the second is there"
+    first = "".join(continue_text(model, tokenizer, "天空", max_new_tokens=kept, **settings))
+    shown = re.search(r"天空</span>(.*?)<div", history.value)[1]
+    assert escape(first).startswith(shown) and kept_tokens(history) == kept and Slow.most == 1
+    assert named(box, "Stop").disabled
+
+
+def test_another_model_while_a_text_is_written_stops_and_keeps_it(slow, tmp_path):
+    model, tokenizer = slow
+    save_weights(model, tmp_path / "other.pth", {"step": 1}, tokenizer)
+    box = writing.continuation_widget(model, tokenizer, files={"other": tmp_path / "other.pth"})
+    page, history = page_of(box), parts(box)[-1]
+    begun(box, page, "天空")
+    named(box, "Model").index = 1
+    assert kept_tokens(history) > 0 and "Press Continue" in page.value and named(box, "Stop").disabled
+    until(lambda: not Slow.inside)
+    assert "Press Continue" in page.value
+
+
+def test_a_model_that_cannot_be_loaded_does_not_disturb_the_text_and_its_error_stays_in_sight(slow, tmp_path):
+    box = writing.continuation_widget(*slow, files={"gone": tmp_path / "gone.pth"})
+    page, history, choice = page_of(box), parts(box)[-1], named(box, "Model")
+    begun(box, page, "天空")
+    choice.index = 1
+    assert choice.index == 0 and history.value == "" and not named(box, "Stop").disabled
+    before = page.value
+    until(lambda: page.value != before)
+    named(box, "Stop").click()
+    until(lambda: "stopped ·" in page.value)
+    (message,) = [part for part in pages(box) if "gone.pth is not there" in part.value]
+    assert message.layout.display is None
+    named(box, "Clear").click()
+    assert message.value == "" and message.layout.display == "none"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("meanwhile", ["Probabilities", "Clear", "Continue"])
+def test_colours_that_nobody_wants_any_more_are_not_painted(pair, monkeypatch, meanwhile, fails):
+    entered, go_on = threading.Event(), threading.Event()
+
+    def judged(*args):
+        entered.set()
+        assert go_on.wait(20)
+        if fails:
+            raise RuntimeError("judged in vain")
+        return probabilities.judged(*args)
+
+    monkeypatch.setattr(writing, "judged", judged)
+    box = writing.ContinuationBox(*pair, ["天空"], {})
+    named(box.panel, "new tokens").value, box.colours.value = 3, True
+    box.go.click()
+    assert entered.wait(10)
+    thread, started = box.writer._thread, time.monotonic()
+    if meanwhile == "Probabilities":
+        box.colours.value = False
+    else:
+        named(box.panel, meanwhile).click()
+    assert time.monotonic() - started < 10, "a click does not wait for colours"
+    monkeypatch.setattr(writing, "judged", lambda *args: [])
+    go_on.set()
+    thread.join(10)
+    assert box.writer.wait(10)
+    assert "title=" not in box.page.value and box.place.layout.display == "none"
+    assert "vain" not in box.legend.value and box.others.value == ""
+
+
+def test_colours_wanted_twice_are_computed_one_after_the_other(pair, monkeypatch):
+    """`judged` puts the model into eval mode and back, which two threads at once would get wrong."""
+    entered, inside, most = threading.Event(), [], []
+
+    def judged(*args):
+        entered.set()
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.1)
+        inside.pop()
+        return probabilities.judged(*args)
+
+    monkeypatch.setattr(writing, "judged", judged)
+    box = writing.ContinuationBox(*pair, ["天空"], {})
+    named(box.panel, "new tokens").value, box.colours.value = 3, True
+    box.go.click()
+    assert entered.wait(10)
+    box.colours.value = False
+    box.colours.value = True
+    assert box.writer.wait(10)
+    assert most == [1, 1] and "title=" in box.page.value and "Token 1" in box.others.value
+
+
+def test_colours_that_cannot_be_made_are_an_error_that_goes_with_its_text(pair, monkeypatch):
+    def judged(*args):
+        raise RuntimeError("no <memory>")
+
+    monkeypatch.setattr(writing, "judged", judged)
+    box = writing.ContinuationBox(*pair, ["天空"], {})
+    named(box.panel, "new tokens").value, box.colours.value = 3, True
+    box.go.click()
+    until(lambda: "no &lt;memory&gt;" in box.legend.value)
+    assert box.writer.wait(10) and "all new tokens used" in box.page.value
+    box.go.click()
+    assert "memory" not in box.legend.value or not box.writer.running
+    box.colours.value = False
+    assert box.writer.wait(10) and box.legend.value == ""
+
+
+def test_an_error_while_painting_is_shown_where_the_text_would_be(pair, monkeypatch):
+    def coloured_html(*args):
+        raise RuntimeError("no <paint>")
+
+    monkeypatch.setattr(writing, "coloured_html", coloured_html)
+    box = writing.ContinuationBox(*pair, ["天空"], {})
+    named(box.panel, "new tokens").value, box.colours.value = 3, True
+    box.go.click()
+    until(lambda: "RuntimeError: no &lt;paint&gt;" in box.page.value)
+    box.colours.value = False
+    assert box.writer.wait(10) and "all new tokens used" in box.page.value
+
+
+def test_a_probability_that_is_no_number_has_a_colour_too():
+    assert "nan%" in probabilities.coloured_html([probabilities.Judged("山", math.nan, (("山", math.nan),))])
+
+
+def test_the_legend_says_whose_probabilities_they_are():
+    legend = probabilities.legend_html()
+    assert "probability of each token" in legend
+    assert "the model's own before temperature, top-k, top-p and penalty" in legend
+
+
+# --- the chooser --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the chooser reads ages from, and the tests put forward."""
+    clock = SimpleNamespace(now=time.time())
+    monkeypatch.setattr(model_choice, "time", SimpleNamespace(time=lambda: clock.now))
+    return clock
+
+
+def first_norm(box):
+    """A number that says which weights speak, see `saved`."""
+    return float(box.writer.model.norm.weight[0].detach())
+
+
+def saved(model, tokenizer, path, step, facts=None):
+    """A weights file as after `step` updates, with weights of its own."""
+    other = MiniMindLM(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other.norm.weight.fill_(1 + step / 1000)
+    save_weights(other, path, {"step": step, "held_out_loss": 9.5 - step / 1000, **(facts or {})}, tokenizer)
+    return path
+
+
+@pytest.fixture
+def out(pair, tmp_path, monkeypatch):
+    """An out folder with one run, 0.3 hours old."""
+    monkeypatch.setenv("MINIMIND_OUT", str(tmp_path))
+    path = saved(*pair, tmp_path / "pretrain_32.pth", 10)
+    os.utime(path, (time.time() - 1080,) * 2)
+    return tmp_path
+
+
+def test_labels_grow_older_with_each_use_and_new_models_come_last(pair, out, clock):
+    model, tokenizer = pair
+    box = writing.ContinuationBox(load_model(out / "pretrain_32.pth"), tokenizer, ["天空"])
+    choice, file = box.models.dropdown, r"pretrain_32 · 10 updates · held-out loss 9\.49 · 0\.\d MB · "
+    labels = choice._options_labels
+    assert re.fullmatch(f"the notebook's model: {file}18.0 min old", labels[0])
+    assert re.fullmatch(f"{file}18.0 min old", labels[1])
+    clock.now += 7200
+    saved(model, tokenizer, out / "pretrain_32" / "snapshots" / "best.pth", 7)
+    saved(model, tokenizer, out / "pretrain_16.pth", 3)
+    assert choice._options_labels == labels, "nobody has asked"
+    uses = [
+        box.begin,
+        box.clear,
+        lambda: setattr(choice, "index", 2),
+        lambda: setattr(choice, "index", 0),
+    ]
+    for number, use in enumerate(uses):
+        clock.now += 3600
+        use()
+        hours = 3.3 + number
+        found = choice._options_labels
+        assert all(f" · {hours:.1f} h old" in label for label in found[:2]), found
+        assert len(found) == 4 and found[2].startswith(("pretrain_16 · 3", "pretrain_32, best · 7 updates"))
+    assert box.writer.model is box.models.own[0]
+
+
+def test_the_chosen_model_stays_chosen_whatever_happens_in_out(pair, out):
+    model, tokenizer = pair
+    box = writing.ContinuationBox(model, tokenizer, ["天空"])
+    choice, weights = box.models.dropdown, out / "pretrain_32.pth"
+    assert choice.label == "the notebook's model", "no file has these weights"
+    choice.index = 1
+    speaking = box.writer.model
+    assert first_norm(box) == pytest.approx(1.01)
+    saved(model, tokenizer, out / "pretrain_96.pth", 2)  # a newer run, which would be first in a new list
+    saved(model, tokenizer, weights, 500)
+    box.begin()
+    assert choice.index == 1 and box.writer.model is speaking
+    assert choice.label.startswith("pretrain_32 · 10 updates") and choice.label.endswith("its file has changed since")
+    box.clear()
+    weights.unlink()
+    box.clear()
+    assert choice.index == 1 and box.writer.model is speaking
+    assert choice.label.startswith("pretrain_32 · 10 updates") and choice.label.endswith(" old · no longer there")
+    saved(model, tokenizer, weights, 600)
+    choice.index = 2
+    assert choice._options_labels[1].startswith("pretrain_32 · 600 updates") and choice.label.endswith(" old")
+    choice.index = 1
+    assert choice.label.startswith("pretrain_32 · 600 updates") and choice.label.endswith(" old")
+    assert first_norm(box) == pytest.approx(1.6), "chosen again, it is read again"
+
+
+def test_a_file_that_has_vanished_is_said_and_keeps_its_place(pair, out):
+    model, tokenizer = pair
+    saved(model, tokenizer, out / "pretrain_16.pth", 3)
+    box = writing.ContinuationBox(model, tokenizer, ["天空"])
+    choice = box.models.dropdown
+    assert [label.split(" · ")[0] for label in choice._options_labels[1:]] == ["pretrain_16", "pretrain_32"]
+    (out / "pretrain_16.pth").unlink()
+    choice.index = 1
+    assert choice.index == 0 and "pretrain_16.pth is not there" in box.message.value
+    assert choice._options_labels[1].endswith("no longer there") and "pretrain_32" in choice._options_labels[2]
+    choice.index = 2
+    assert box.message.value == "" and first_norm(box) == pytest.approx(1.01)
+
+
+def test_a_browser_is_told_what_is_chosen_and_of_nothing_in_between(pair, out, clock):
+    """What it has chosen itself is not sent back; what was refused is; new options come without another choice."""
+    model, tokenizer = pair
+    (out / "broken.pth").write_bytes(b"nothing")
+    box = writing.ContinuationBox(model, tokenizer, ["天空"])
+    box.models.entries.append(model_choice.ModelFile("broken", out / "broken.pth"))
+    box.models.refresh()
+    choice, messages = box.models.dropdown, []
+    choice._send = lambda message, buffers=None: messages.append(message)
+    for sent, wanted in ((1, 1), (2, 1), (0, 0), (1, 1)):
+        clock.now += 3600
+        messages.clear()
+        choice.set_state({"index": sent})
+        browser = {"index": sent}
+        for message in messages:
+            assert message["method"] in ("update", "echo_update")
+            browser |= message["state"]
+        assert browser["index"] == choice.index == box.models.chosen == wanted, (sent, messages)
+        assert "_options_labels" in browser
+        assert [message["state"].get("index") for message in messages].count(0) <= (wanted == 0)
+    messages.clear()
+    clock.now += 3600
+    box.clear()
+    assert len(messages) == 1 and messages[0]["state"].get("index") in (None, 1)
+    box.clear()
+    assert len(messages) == 1, "nothing new, so nothing is sent"
+
+
+def test_a_file_that_is_rewritten_while_it_is_read_is_read_again(pair, out, monkeypatch):
+    model, tokenizer = pair
+    box = writing.ContinuationBox(model, tokenizer, ["天空"])
+    real, reads = model_choice.load_run, []
+
+    def load_run(path, device):
+        read = load_model(path, device=device)
+        if not reads:
+            saved(model, tokenizer, path, 11)
+        reads.append(read)
+        return read, *real(path, device)[1:]
+
+    monkeypatch.setattr(model_choice, "load_run", load_run)
+    box.models.dropdown.index = 1
+    assert box.models.dropdown.label.startswith("pretrain_32 · 11 updates") and len(reads) == 2
+    assert first_norm(box) == pytest.approx(1.011)
+
+
+def test_the_notebooks_model_is_known_by_its_weights_also_where_it_is_the_quick_one(pair, out):
+    model, tokenizer = pair
+    assert model_choice.origin(model, model_choice.files_in(out)) is None
+    other = ModelConfig(dim=16, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=300, max_seq_len=64)
+    save_weights(MiniMindLM(other), out / "pretrain_16.pth", {"step": 4}, tokenizer)
+    damaged = saved(model, tokenizer, out / "pretrain_64.pth", 5)
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    save_weights(model, out / "quick" / "pretrain_32.pth", {"step": 8, "loss": 4.25}, tokenizer)
+    box = writing.ContinuationBox(model, tokenizer, ["天空"])
+    label = box.models.dropdown.label
+    assert re.fullmatch(
+        r"the notebook's model: pretrain_32 · 8 updates · loss 4\.25 · 0\.\d MB · [\d.]+ s old", label
+    ), label
+    assert len(box.models.entries) == 4, "the quick model is offered as the notebook's only"
+
+
+def test_odd_facts_and_folders_that_may_not_be_read_break_no_chooser(pair, out, monkeypatch):
+    model, tokenizer = pair
+    saved(model, tokenizer, out / "pretrain_16.pth", 1, {"step": None, "held_out_loss": None})
+    box = writing.ContinuationBox(model, tokenizer, ["天空"])
+    labels = box.models.dropdown._options_labels
+    assert any(label.startswith("pretrain_16 · 0 updates · 0") for label in labels)
+
+    def refuse(*_):
+        raise PermissionError("moved aside")
+
+    monkeypatch.setattr(model_choice, "all_runs", refuse)
+    box.begin()
+    assert box.writer.wait(10) and " tokens in " in box.page.value
+    assert len(box.models.dropdown._options_labels) == 3
+    assert writing.ContinuationBox(model, tokenizer, []).models.dropdown.label == "the notebook's model"
 
 
 def test_the_sliders_allow_only_what_generate_allows(pair):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 
@@ -17,9 +19,9 @@ import torch
 from minimind_core import runs, supervisor
 from minimind_core.errors import CheckpointError, TrainingError
 from minimind_core.plan import plan_run
-from minimind_core.run_lock import run_lock, stop_file
+from minimind_core.run_lock import lock_holder, run_lock, stop_file, wish_to_stop
 from minimind_core.run_status import STATES, RunStatus, log_file, log_tail, status_of
-from minimind_core.runs import all_runs, begin_or_attach, kill_run, resume_run, start_run, stop_run, wait_for
+from minimind_core.runs import all_runs, begin_or_attach, kill_run, resume_run, run_of, start_run, stop_run, wait_for
 from minimind_core.supervisor import last_start
 from minimind_core.tracking import read_metrics
 
@@ -148,6 +150,94 @@ def test_the_flags_of_a_profile_and_of_relative_paths_plan_the_same_run(bench, m
     assert plan_run(**parse_flags(words, "train", "train")).identity() == plan.identity()
 
 
+# --- disks without locks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there every disk knows locks")
+def test_on_a_disk_that_knows_no_locks_the_process_that_the_file_names_holds_the_run(bench, monkeypatch):
+    import fcntl
+
+    def unknown(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    trainer = bench.trainer("out", max_steps=3)
+    holders = []
+    trainer.on_update = lambda row: holders.append(lock_holder(trainer.folder))
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    trainer.fit()
+    assert set(holders) == {str(os.getpid())} and lock_holder(trainer.folder) is None
+    lock = trainer.folder.parent / f".{trainer.folder.name}.lock"
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    lock.write_text(str(other.pid), encoding="utf-8")
+    assert lock_holder(trainer.folder) == str(other.pid) and status_of(trainer.plan.weights).state == "running"
+    with pytest.raises(TrainingError, match="another process"), run_lock(trainer.folder):
+        pass
+    os.utime(lock, (1, 1))
+    assert lock_holder(trainer.folder) is None, "the number belongs to a process that began after the lock was written"
+    other.kill()
+    other.wait()
+    lock.touch()
+    assert lock_holder(trainer.folder) is None
+
+
+# --- which run lies there ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_updates_were_cut_into_other_pieces_is_this_plans(bench):
+    """A GPU's memory, or a CPU's, may ask for smaller pieces than the plan says: the same updates, the same run."""
+    trainer = bench.trainer("out", epochs=50, max_steps=4, batch_size=2, accumulation_steps=2)
+    trainer.on_update = lambda row: trainer.stop() if row["step"] == 2 else None
+    trainer.fit()
+    asked = bench.plan("out", epochs=50, max_steps=4, batch_size=4, accumulation_steps=1)
+    assert run_of(asked).facts["step"] == 2
+    start_run(asked)
+    done = wait_for(asked.weights, every=0.1)
+    assert done.state == "complete" and [line["step"] for line in done.rows if "loss" in line] == [1, 2, 3, 4]
+    assert not (bench.folder / "out" / "previous").exists(), "it went on, and did not begin anew"
+    assert run_of(bench.plan("out", epochs=50, max_steps=4, batch_size=8, accumulation_steps=1)) is None
+
+
+@pytest.mark.parametrize("lost", ["weights", "weights and config.json"])
+def test_a_run_whose_weights_are_lost_is_this_plans_as_long_as_it_has_a_state(bench, lost):
+    trainer = bench.trainer("out", epochs=50, max_steps=4)
+    trainer.fit()
+    plan = bench.plan("out", epochs=50, max_steps=4)
+    plan.weights.unlink()
+    if "config" in lost:
+        (trainer.folder / "config.json").unlink()
+    assert run_of(plan) is not None and not run_of(plan).facts["complete"]
+    for state in trainer.folder.glob("state-*.pt"):
+        state.unlink()
+    assert run_of(plan) is None
+
+
+def test_waiting_for_a_save_does_not_take_an_older_runs_save_for_it(bench, one_thread):
+    bench.trainer("out", max_steps=3).fit()
+    plan = bench.plan("out", **LONG, save_interval=40)
+    assert run_of(plan) is None
+    assert begin_or_attach(plan, fresh=True)
+    status = wait_for(plan.weights, updates=1, every=0.02, unsaved=2)
+    assert status.state == "running" and status.facts["updates"] == plan.updates
+    assert status.step >= status.facts["step"] + 2
+    assert kill_run(plan.weights)
+    assert begin_or_attach(plan)
+    log = plan.weights.with_suffix("") / "train.log"
+    until(lambda: "Resumed after update" in log.read_text(encoding="utf-8"))
+    kill_run(plan.weights)
+
+
+def test_a_setting_that_one_of_two_runs_leaves_open_makes_them_two_runs(bench, one_thread):
+    plan = bench.plan("out", **LONG, max_steps=2000)
+    start_run(plan)
+    with pytest.raises(TrainingError, match=r"another run \(--max_steps 2000"):  # while it starts, by its command
+        begin_or_attach(bench.plan("out", **LONG))
+    assert begin_or_attach(plan) is False
+    until(lambda: status_of(plan.weights).step >= 1)
+    with pytest.raises(TrainingError, match=r"another run \(--max_steps 2000"):
+        begin_or_attach(bench.plan("out", **LONG))
+    kill_run(plan.weights)
+
+
 # --- a wish to stop ---------------------------------------------------------------------------------------------------
 
 
@@ -159,8 +249,10 @@ def test_a_wish_to_stop_is_heard_once_and_an_older_one_is_not(bench):
     wish.touch()
     os.utime(wish, (time.time() - 60, time.time() - 60))
     trainer.on_update = lambda row: (
-        (wish.touch(), setattr(trainer.files, "_looks_again", 0)) if row["step"] == 3 else None
-    )
+        (wish_to_stop(trainer.folder), os.utime(wish, (1, 1)), setattr(trainer.files, "_looks_again", 0))
+        if row["step"] == 3
+        else None
+    )  # the disk's clock is far behind, and the time in the file is what counts
     result = trainer.fit()
     assert result.step in (3, 4) and not result.complete and not wish.exists()
     assert trainer.fit().complete, "it was heard once"
@@ -171,7 +263,7 @@ def test_what_a_run_was_started_with_stands_in_its_folder(bench):
     trainer = bench.trainer("out", max_steps=2)
     trainer.fit()
     started = json.loads((trainer.folder / "started.json").read_text(encoding="utf-8"))
-    assert started == {"flags": plan.flags(), "updates": 2}
+    assert started == {"flags": plan.flags(), "updates": 2, "process": os.getpid(), "began": trainer.files.born}
     (trainer.folder / "started.json").unlink()
     with pytest.raises(CheckpointError, match=r"started\.json is missing"):
         resume_run(plan.weights)
@@ -232,6 +324,86 @@ def test_a_run_from_a_terminal_is_running_while_its_lock_is_held_and_dead_afterw
         "Epoch …\nStopped after update 1 of 5, loss 8.000; weights in x.\n", encoding="utf-8"
     )
     assert status_of(weights).state == "stopped" and log_tail(weights, 1)[0].startswith("Stopped")
+
+
+LOG = "== began {began}, process {pid}, watched by 1: x\n== ended {ended}, process {pid}, status {status}, after 2 s\n"
+
+
+def stamp(seconds):
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+@pytest.mark.parametrize("ended", ["complete", "stopped", "dead"])
+def test_a_run_that_was_taken_further_in_a_terminal_is_not_judged_by_an_older_log(tmp_path, ended):
+    """It was killed when its log was written, as in lesson 06; then `train_pretrain --resume` went on without a log."""
+    weights, now = tmp_path / "pretrain_8.pth", time.time()
+    folder = write_metrics(weights, [row(1), row(2)])
+    text = LOG.format(began=stamp(now - 100), ended=stamp(now - 90), pid=77, status=-9)
+    log_file(weights).write_text(text, encoding="utf-8")
+
+    def started(process, began):
+        start = {"flags": {}, "updates": 2, "process": process, "began": began}
+        (folder / "started.json").write_text(json.dumps(start), encoding="utf-8")
+
+    started(77, now - 99)
+    assert "SIGKILL" in status_of(weights).why
+    started(88, now - 60)
+    if ended == "complete":
+        (folder / "config.json").write_text(
+            json.dumps({"model": {}, "step": 2, "updates": 2, "complete": True}), encoding="utf-8"
+        )
+        weights.touch()
+    if ended == "stopped":
+        (folder / "train.log").write_text("Stopped after update 2 of 9, loss 1.\n", encoding="utf-8")
+    status = status_of(weights)
+    assert status.state == ended and "SIGKILL" not in status.why
+
+
+def test_a_run_that_is_started_anew_does_not_show_the_old_ones_numbers(tmp_path):
+    weights = tmp_path / "pretrain_8.pth"
+    write_metrics(weights, [row(1)])
+    log = log_file(weights)
+    code = "import time; time.sleep(60)"
+    words = [sys.executable, "-m", "minimind_core.supervisor", str(log), sys.executable, "-c", code, "--resume"]
+    for resume, rows in (("False", 0), ("True", 1)):
+        process = subprocess.Popen([*words, resume])
+        until(lambda flag=resume: (start := last_start(log)) is not None and start.flags().get("resume") == flag)
+        status = status_of(weights)
+        assert status.state == "starting" and len(status.rows) == rows
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def test_the_end_of_a_process_is_waited_for_until_it_is_written_down(tmp_path):
+    """Between a process's end and the line on it, its watcher still lives."""
+    weights = tmp_path / "pretrain_8.pth"
+    write_metrics(weights, [row(1)])
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    watcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    now = time.time()
+    begin = f"== began {stamp(now)}, process {int(gone.stdout)}, watched by {watcher.pid}: x\n"
+    log_file(weights).write_text(begin, encoding="utf-8")
+
+    def note():
+        time.sleep(0.5)
+        with open(log_file(weights), "a", encoding="utf-8") as log:
+            log.write(f"== ended {stamp(now)}, process {int(gone.stdout)}, status -9, after 2 s\n")
+
+    threading.Thread(target=note).start()
+    assert "SIGKILL" in status_of(weights).why
+    watcher.kill()
+    watcher.wait()
+
+
+def test_a_run_whose_last_save_the_disk_refused_says_where_its_weights_are(tmp_path):
+    weights = tmp_path / "pretrain_8.pth"
+    write_metrics(weights, [row(1)])
+    log_file(weights).write_text(
+        "== began 2026-01-01 00:00:00, process 7: a\nDone: 1 updates, loss 8.000; NOT saved; its weights are in /x.\n"
+        "Weights: out/x\n== ended 2026-01-01 00:00:02, process 7, status 1, after 2 s\n",
+        encoding="utf-8",
+    )
+    assert "its weights are in /x" in status_of(weights).why
 
 
 def test_a_machine_that_was_started_anew_since_is_named(tmp_path):
@@ -309,7 +481,30 @@ def test_a_command_that_cannot_be_started_is_said(tmp_path):
         (
             "== began 2026-01-01 00:00:00, process 7: a\n== began 2026-01-01 00:00:01, process 8: a\nerror: taken\n"
             "== ended 2026-01-01 00:00:02, process 8, status 2, after 1 s\nmore\n",
-            7, None, "error: taken\nmore\n",
+            8, 2, "error: taken\n",
+        ),
+        (
+            "== began 2026-01-01 00:00:00, process 7: a\n== began 2026-01-01 00:00:01, process 8: a\n"
+            "error: out/x is being trained by another process (number 7).\n"
+            "== ended 2026-01-01 00:00:02, process 8, status 2, after 1 s\nmore\n",
+            7, None, "more\n",
+        ),
+        (
+            "== began 2026-01-01 00:00:00, process 7: a\n== began 2026-01-01 00:00:01, process 8: a\n"
+            "error: out/x is being trained by another process (number 7).\n"
+            "== ended 2026-01-01 00:00:02, process 8, status 2, after 1 s\nerror: full\n"
+            "== ended 2026-01-01 00:00:09, process 7, status 2, after 9 s\n",
+            7, 2, "error: full\n",
+        ),
+        (
+            "== began 2026-01-01 00:00:00, process 100: a\nlost\n== began 2026-01-02 00:00:00, process 57: a\n"
+            "error: the disk is full.\n== ended 2026-01-02 00:00:09, process 57, status 2, after 9 s\n",
+            57, 2, "error: the disk is full.\n",
+        ),
+        (
+            "== began 2026-01-01 00:00:00, process 7: a\n== ended 2026-01-01 00:00:02, process 7, status 0, after 2 s\n"
+            "== began 2026-01-01 00:00:03, process 8: a\n== began 2026-01-02 00:00:03, process 7: a\nagain\n",
+            7, None, "again\n",
         ),
         (
             "== began 2026-01-01 00:00:00, process 7: a\n== ended 2026-01-01 00:00:02, process 7, status 0, after 2 s\n"
@@ -317,7 +512,8 @@ def test_a_command_that_cannot_be_started_is_said(tmp_path):
             7, None, "again\n",
         ),
     ],
-    ids=["going", "ended", "a second one was refused", "a process number twice"],
+    ids=["going", "ended", "the newer one ended", "a second one was refused", "the first one failed after that",
+         "one was lost, a later one failed", "one was lost, a number came again", "a process number twice"],
 )  # fmt: skip
 def test_the_last_start_is_the_one_that_matters(tmp_path, lines, pid, status, said):
     log = tmp_path / "log"
@@ -325,6 +521,27 @@ def test_the_last_start_is_the_one_that_matters(tmp_path, lines, pid, status, sa
     found = last_start(log)
     assert (found.pid, found.status, found.said) == (pid, status, said)
     assert last_start(tmp_path / "none") is None
+    log.write_text("x" * 400_000 + "\n" + lines.replace("\nmore", "\n" + "y" * 300_000 + "\nmore"), encoding="utf-8")
+    found = last_start(log)
+    assert (found.pid, found.status, found.said[-5:]) == (pid, status, said[-5:]), "however much was said"
+
+
+def test_a_log_tells_the_flags_and_who_watches(tmp_path):
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", "print(1)", "--out_dir", str(tmp_path / "with a blank"), "--resume", "False"]
+    subprocess.run([sys.executable, "-m", "minimind_core.supervisor", str(log), *command], check=True, timeout=60)
+    start = last_start(log)
+    assert start.flags() == {"out_dir": str(tmp_path / "with a blank"), "resume": "False"}
+    assert start.watcher and not start.is_going and not start.will_be_noted and start.ended >= start.began
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full to stand for a full disk")
+def test_a_log_that_cannot_be_written_starts_nothing(tmp_path):
+    mark = tmp_path / "ran"
+    code = f"import time, pathlib; time.sleep(2); pathlib.Path({str(mark)!r}).touch()"
+    assert supervisor.main(["/dev/full", sys.executable, "-c", code]) == 2
+    time.sleep(2.2)
+    assert not mark.exists()
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------

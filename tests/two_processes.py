@@ -1,6 +1,6 @@
 """Does a run of two processes train what one with twice the batch trains? Prints by how much they differ.
 
-    torchrun --standalone --nproc_per_node 2 tests/two_processes.py
+    torchrun --standalone --nproc_per_node 2 tests/two_processes.py [UPDATES]
 
 Each case is trained by both processes together and then by the main one alone. Rows are cut so that the last batch of
 an epoch is uneven, or leaves a process without a row.
@@ -25,7 +25,7 @@ from minimind_core import Trainer, read_metrics, save_tokenizer, train_tokenizer
 from minimind_core.distributed import join_world  # noqa: E402
 
 os.environ.update(PLACE)  # which the tests' surroundings leave out
-UPDATES, BATCH, RATE = 20, 2, 2e-3
+UPDATES, BATCH, RATE = int(sys.argv[1]) if len(sys.argv) > 1 else 20, 2, 2e-3
 CASES = {
     "seed": {"recipe": "seed"},
     "seed, experts": {"recipe": "seed", "use_moe": True},

@@ -22,11 +22,12 @@ from ..errors import CourseError
 from ..model import MiniMindLM
 from ..paths import out_dir, shown
 from ..runs import RunOnDisk, list_runs
-from ..tokenizer import token_bytes
+from ..tokenizer import pieces
+from . import token_kinds
 from .style import BLUE, GREY, ORANGE, subplots
+from .token_kinds import CHARACTER, OTHER, PART, PUNCTUATION, WORD
 
-WORD, CHARACTER, PART = "two or more characters", "one character", "part of a character"
-OTHER, PUNCTUATION, MARKER = "digits and letters", "punctuation", "markers and blanks"
+MARKER = "markers and blanks"
 KINDS = (WORD, CHARACTER, PART, OTHER, PUNCTUATION, MARKER)
 
 
@@ -34,19 +35,9 @@ KINDS = (WORD, CHARACTER, PART, OTHER, PUNCTUATION, MARKER)
 
 
 def kind_of(tokenizer: Tokenizer, token_id: int) -> str:
-    """Which of KINDS a token is. A token of bytes that are no whole characters is a PART; mixtures are OTHER."""
-    raw = token_bytes(tokenizer, token_id)
-    if raw is None:
-        return MARKER
-    try:
-        text = raw.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return PART
-    if not text:
-        return MARKER
-    if all("\u4e00" <= sign <= "\u9fff" for sign in text):
-        return CHARACTER if len(text) == 1 else WORD
-    return OTHER if any(sign.isalnum() for sign in text) else PUNCTUATION
+    """Which of KINDS a token is."""
+    kind = token_kinds.token_kind(pieces(tokenizer, [token_id])[0])
+    return MARKER if kind in (token_kinds.MARKER, token_kinds.BLANK) else kind
 
 
 class Part(NamedTuple):

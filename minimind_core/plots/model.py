@@ -1,21 +1,22 @@
-"""Pictures of lesson 03: a row's way through the model, norms, rotary pairs, masks, heads, experts, where weights sit.
+"""Pictures of lesson 03's parts: norms, rotary pairs, masks, grouped heads, experts, where weights sit.
 
 Every function returns a closed Figure, so that a notebook shows it once, as the last line of a cell. Left out: what the
-pictures are made from, which the notebook computes or widgets/model.py reads out of a model.
+pictures are made from, which the notebook computes or widgets/model.py reads out of a model; the map of the whole model
+(model_map.py), what goes on inside (model_inside.py), and where heads look (attention.py).
 """
 
-# T tokens · S tokens including the cache · L layers · H query heads · K key/value heads · E experts · Dh per head
+# T tokens · S tokens including the cache · L layers · K key/value heads · E experts · Dh per head
 
 from __future__ import annotations
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import Colormap, ListedColormap, PowerNorm, to_rgb
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
+from matplotlib.patches import Circle, Patch, Rectangle
 from torch import Tensor
 
-from ..config import ModelConfig
 from ..layers import rotary_angles
 from .style import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, drawable, subplots
 
@@ -35,65 +36,13 @@ def _array(values: Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()
 
 
-def _token_axis(ax, labels: list[str], axis: str = "x", size: int = 8) -> None:
+def token_axis(ax: Axes, labels: list[str], axis: str = "x", size: int = 8) -> None:
+    """Tokens as the ticks of an axis, cut short and in a font that has them."""
     names = [short(label) for label in labels]
     if axis == "x":
         ax.set_xticks(range(len(labels)), names, rotation=90, fontsize=size)
     else:
         ax.set_yticks(range(len(labels)), names, fontsize=size)
-
-
-def plot_model_map(config: ModelConfig, batch: int, tokens: int) -> Figure:
-    """The whole model as one line of boxes, with the shape of what goes from each to the next."""
-    B, T, D, V = batch, tokens, config.dim, config.vocab_size
-    fig, ax = subplots(figsize=(9.4, 2.6))
-    ax.set(xlim=(0, 11.3), ylim=(0.35, 3.1))
-    ax.set_title(f"From ids to a loss: one embedding, {config.n_layers} blocks, one output")
-    ax.axis("off")
-
-    def box(x: float, width: float, text: str, colour: str) -> None:
-        ax.add_patch(
-            FancyBboxPatch((x, 1.1), width, 0.8, boxstyle="round,pad=0.02", facecolor=pale(colour), edgecolor=colour)
-        )
-        ax.text(x + width / 2, 1.5, text, ha="center", va="center", fontsize=8.5)
-
-    def arrow(start: tuple[float, float], end: tuple[float, float], bend: float = 0.0) -> None:
-        style = f"arc3,rad={bend}"
-        ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color=INK, connectionstyle=style))
-
-    ax.add_patch(
-        FancyBboxPatch((2.55, 0.75), 5.0, 1.95, boxstyle="round,pad=0.02", facecolor="#F2F2EC", edgecolor=GREY)
-    )
-    ax.text(5.05, 0.5, f"block × {config.n_layers}: ({B}, {T}, {D}) in, ({B}, {T}, {D}) out", ha="center", fontsize=8.5)
-    inside = "experts" if config.use_moe else "SwiGLU"
-    boxes = (
-        (0.05, 0.65, "ids", GREY),
-        (1.15, 1.0, "embedding", BLUE),
-        (2.75, 0.8, "RMSNorm", GREY),
-        (3.75, 0.95, "attention", ORANGE),
-        (5.3, 0.8, "RMSNorm", GREY),
-        (6.3, 0.8, inside, GREEN),
-        (7.75, 0.8, "RMSNorm", GREY),
-        (8.8, 0.75, "output", BLUE),
-        (10.1, 1.1, "cross-entropy", PURPLE),
-    )
-    for x, width, text, colour in boxes:
-        box(x, width, text, colour)
-    for plus in (5.0, 7.35):
-        ax.text(plus, 1.5, "+", ha="center", va="center", fontsize=15, fontweight="bold")
-    starts = (0.72, 2.17, 3.57, 4.72, 5.1, 6.12, 7.12, 7.45, 8.57, 9.57)
-    ends = (1.13, 2.73, 3.73, 4.9, 5.28, 6.28, 7.25, 7.73, 8.78, 10.08)
-    for start, end in zip(starts, ends, strict=True):
-        arrow((start, 1.5), (end, 1.5))
-    arrow((2.62, 1.52), (5.0, 1.68), -0.45)
-    arrow((5.17, 1.52), (7.35, 1.68), -0.45)
-    ax.text(5.05, 2.5, "what a part finds is added to the stream", ha="center", fontsize=8, color=GREY)
-    for x, text in ((0.9, f"({B}, {T})"), (2.3, f"({B}, {T}, {D})"), (9.75, f"({B}, {T}, {V})"), (10.65, "one number")):
-        ax.text(x, 0.5 if x > 10 else 2.85, text, ha="center", fontsize=8.5, color=BLUE)
-        if x < 10:
-            ax.plot([x, x], [1.55, 2.8], color=BLUE, linewidth=0.6, linestyle=":")
-    ax.plot([10.65, 10.65], [0.68, 1.08], color=BLUE, linewidth=0.6, linestyle=":")
-    return fig
 
 
 def plot_norms(before: Tensor, after: Tensor, labels: list[str]) -> Figure:
@@ -103,7 +52,7 @@ def plot_norms(before: Tensor, after: Tensor, labels: list[str]) -> Figure:
         size = _array(vectors.float().pow(2).mean(-1).sqrt())
         ax.plot(size, "o", markersize=5, color=colour, label=name)
     ax.set(yscale="log", ylabel="root mean square", title="Vectors of any size go in, vectors of size 1 come out")
-    _token_axis(ax, labels)
+    token_axis(ax, labels)
     ax.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return fig
 
@@ -164,8 +113,8 @@ def plot_masks(square: Tensor, cached: Tensor, labels: list[str]) -> Figure:
             for column in range(span):
                 ax.text(column, row, "✓" if mask[row, column] else "·", ha="center", va="center", color=INK)
         ax.grid(False)
-        _token_axis(ax, labels[:span])
-        _token_axis(ax, labels[span - rows : span], "y")
+        token_axis(ax, labels[:span])
+        token_axis(ax, labels[span - rows : span], "y")
         ax.set(xlabel="looked at", ylabel="looks")
     axes[0].set_title("A whole text: the lower triangle")
     axes[1].set_title(f"{span - rows} tokens in the cache, {rows} new ones")
@@ -229,59 +178,6 @@ def _hatch(part: str) -> str | None:
     return "///" if part.startswith("idle") else None
 
 
-def _visible(shares: Tensor) -> np.ndarray:
-    """A head's (T, T) map with what no token may see left blank."""
-    return np.where(np.tri(len(shares), dtype=bool), _array(shares), np.nan)
-
-
-def _map_colours() -> Colormap:
-    return colormaps.get_cmap("cividis").with_extremes(bad="#E9E9E4")
-
-
-def _brightest(maps: Tensor) -> float:
-    """Where the colours of attention end: few tokens past the first eight give more to one token; `maps` (…, T, T)."""
-    later = maps[..., min(8, maps.shape[-1] - 1) :, :].float().flatten()
-    return max(0.02, float(np.quantile(_array(later), 0.998)))
-
-
-def plot_attention_grid(maps: Tensor) -> Figure:
-    """Every head of every layer as a small picture of who looks at whom; `maps` (L, H, T, T)."""
-    layers, heads = maps.shape[:2]
-    size = 7.6 / max(heads, 4)
-    fig, axes = subplots(layers, heads, figsize=(1.5 + size * heads, 0.6 + size * layers), squeeze=False)
-    norm = PowerNorm(0.5, 0, _brightest(maps))
-    for layer in range(layers):
-        for head in range(heads):
-            ax = axes[layer, head]
-            image = ax.imshow(_visible(maps[layer, head]), cmap=_map_colours(), norm=norm)
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            if head == 0:
-                ax.set_ylabel(f"layer {layer}", fontsize=9)
-            if layer == 0:
-                ax.set_title(f"head {head}", fontsize=9, loc="center")
-    fig.suptitle(
-        "Who looks at whom (rows look, columns are looked at; grey: the future)", fontsize=12, x=0.01, ha="left"
-    )
-    fig.colorbar(image, ax=axes, label="share of attention\n(scale: square root)", extend="max", shrink=0.8)
-    return fig
-
-
-def plot_attention(maps: Tensor, labels: list[str], layer: int, head: int, token: int | None = None) -> Figure:
-    """One head: a row is how a token shares its attention out; `token` is the row to mark. `maps` (L, H, T, T)."""
-    fig, ax = subplots(figsize=(7.0, 6.0))
-    norm = PowerNorm(0.5, 0, _brightest(maps[layer, head]))
-    image = ax.imshow(_visible(maps[layer, head]), cmap=_map_colours(), norm=norm)
-    ax.grid(False)
-    _token_axis(ax, labels, size=7)
-    _token_axis(ax, labels, "y", size=7)
-    if token is not None:
-        ax.axhspan(token - 0.5, token + 0.5, fill=False, edgecolor=ORANGE, linewidth=2)
-    ax.set(xlabel="looked at", ylabel="looks", title=f"Layer {layer}, head {head}: each row adds up to 1")
-    fig.colorbar(image, ax=ax, label="share of attention (scale: square root)", extend="max", shrink=0.8)
-    return fig
-
-
 def plot_routing(routing: Tensor, labels: list[str], layer: int) -> Figure:
     """Which experts each token goes to in one layer, and each one's share; `routing` (L, T, E), 0 where not chosen."""
     weights = _array(routing[layer])
@@ -299,7 +195,7 @@ def plot_routing(routing: Tensor, labels: list[str], layer: int) -> Figure:
     left.set_title(f"Layer {layer}: where each token goes")
     left.set_yticks(range(experts), [f"expert {expert}" for expert in range(experts)], fontsize=9)
     left.grid(False)
-    _token_axis(left, labels)
+    token_axis(left, labels)
     right.axvline(100 / experts, color=INK, linewidth=1, linestyle="--")
     right.set(xlabel="% of work", title="Load")
     right.grid(axis="y", visible=False)

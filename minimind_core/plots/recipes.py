@@ -67,9 +67,9 @@ def recipe_gains(path: Path = RESULTS) -> HTML:
         seeds = line["losses"]
         gain = missed = ""
         if before:
-            gain = f"{_mean_difference(before, seeds):+.3f}"
+            gain = _difference(before, seeds)
             without = _without(line["name"], path) or (before if line in lines[-2:] else None)
-            missed = f"{_mean_difference(without, lines[-1]['losses']):+.3f}" if without else ""
+            missed = _difference(without, lines[-1]["losses"]) if without else ""
         changed = ", ".join(f"{field} {old} → {new}" for field, (old, new) in line["changed"].items())
         rows.append([line["name"], changed, f"{mean(seeds.values()):.3f}", gain, missed, len(seeds)])
         before = seeds
@@ -77,7 +77,9 @@ def recipe_gains(path: Path = RESULTS) -> HTML:
     for field, said in NOT_LEARNING.items():
         rows.append(["", f"{field} {getattr(seed, field)} → {getattr(fast, field)}", "", said, "", ""])
     size = lines[0]["size"]
-    caption = f"dim {size['dim']} × {size['layers']} layers, {lines[0]['tokens']:,} tokens"
+    caption = (
+        f"dim {size['dim']} × {size['layers']} layers, {lines[0]['tokens']:,} tokens; ±: half of the spread of repeats"
+    )
     heads = ["line by line", "what changes", "held-out loss", "gain", "missed by fast without it", "repeats"]
     return table(heads, rows, caption)
 
@@ -88,9 +90,10 @@ def _without(name: str, path: Path) -> dict[int, float]:
     return {run["seed"]: run["curve"][-1][1] for run in runs if run["name"] == f"fast without{name[1:]}"}
 
 
-def _mean_difference(ones: dict[int, float], others: dict[int, float]) -> float:
-    """Mean of one minus other over the seeds that both have."""
-    return mean(ones[seed] - others[seed] for seed in ones.keys() & others.keys())
+def _difference(ones: dict[int, float], others: dict[int, float]) -> str:
+    """Mean of one minus other over the seeds that both have, and half of the spread between these seeds."""
+    found = [ones[seed] - others[seed] for seed in ones.keys() & others.keys()]
+    return f"{mean(found):+.3f} ± {(max(found) - min(found)) / 2:.3f}"
 
 
 def sight_cost(path: Path = RESULTS) -> str:

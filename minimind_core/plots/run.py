@@ -14,7 +14,7 @@ from ..config import PROFILES, RECIPES
 from ..paths import SAMPLE
 from ..plan import RunPlan
 from ..run_status import RunStatus
-from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, subplots
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, mosaic, subplots
 
 
 def split_metrics(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -69,13 +69,15 @@ def training_figure(
     total: int | None = None,
     band: np.ndarray | None = None,
 ) -> Figure:
-    """Loss and held-out loss (nats per token), learning rate, and gradient norm against updates.
+    """Loss and held-out loss (nats per token), learning rate, gradient norm, tokens/s and memory (MiB) by updates.
 
     `bigram` draws the baseline's held-out loss, `total` fixes the axis to the whole run's length, `band` (n, 3) is
     where the training loss should lie.
     """
     updates, held_out = split_metrics(rows)
-    figure, (main, rate, norm) = subplots(1, 3, figsize=(10.5, 3.4), gridspec_kw={"width_ratios": [2.4, 1, 1]})
+    places, ratios = [["main", "rate", "norm"], ["main", "speed", "memory"]], [2.4, 1, 1]
+    figure, axes_of = mosaic(places, figsize=(10.5, 4.2), gridspec_kw={"width_ratios": ratios})
+    main, rate, norm, speed, memory = (axes_of[name] for name in ("main", "rate", "norm", "speed", "memory"))
     steps = [r["step"] for r in updates]
     if band is not None:
         main.fill_between(
@@ -98,17 +100,29 @@ def training_figure(
     main.set(title="Loss", xlabel="update", ylabel="nats per token")
     main.legend(loc="upper right", fontsize=9)
     rate.plot(steps, [r["lr"] for r in updates], color=GREEN)
-    rate.set(title="Learning rate", xlabel="update")
+    rate.set(title="Learning rate")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     norm.plot(steps, [r["grad_norm"] for r in updates], color=PURPLE, linewidth=1)
     norm.axhline(1.0, color=GREY, linestyle="--", linewidth=1, label="cut to this")
     norm.legend(loc="upper left", fontsize=8)
-    norm.set(title="Gradient norm", xlabel="update")
+    norm.set(title="Gradient norm")
     if updates and max(r["grad_norm"] for r in updates) > 5:
         norm.set_yscale("log")
-    for axes in (main, rate, norm):
+    speeds = [r.get("tokens_per_s", math.nan) for r in updates]
+    speed.plot(steps, speeds, color=SKY, linewidth=1)
+    speed.set(title="Tokens a second", xlabel="update", ylim=(0, _most(speeds)))
+    held = [r.get("memory") or math.nan for r in updates]
+    memory.plot(steps, held, color=ORANGE)
+    memory.set(title="Memory, MiB", xlabel="update", ylim=(0, _most(held)))
+    for axes in axes_of.values():
         axes.set_xlim(0, total or None)
     return figure
+
+
+def _most(values: list[float]) -> float | None:
+    """The upper end of an axis that begins at 0: above nearly all values, as a few may be far out."""
+    known = sorted(value for value in values if math.isfinite(value) and value > 0)
+    return 1.25 * known[int(0.98 * (len(known) - 1))] if known else None
 
 
 def smoothed(values: list[float], share: float = 0.9) -> list[float]:

@@ -44,6 +44,16 @@ def length_of_matrices(model: nn.Module) -> float:
     return torch.stack(squares).sum().sqrt().item()
 
 
+def best_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """Where a parabola through losses over the logarithm of their rates is lowest: a best rate between those tried.
+
+    Where it has no lowest point among them, the best one that was tried.
+    """
+    square, slope, _ = np.polyfit(np.log(rates), losses, 2)
+    found = float(np.exp(-slope / (2 * square))) if square > 0 else np.nan
+    return found if min(rates) <= found <= max(rates) else rates[int(np.argmin(losses))]
+
+
 def first_updates(found: Mapping[str, Mapping[str, Hooks]], warmup_steps: int) -> Figure:
     """Loss (nats, each micro-batch) and gradient norm of a run's first updates, one column per key of `found`.
 

@@ -66,6 +66,13 @@ def subplots(rows: int = 1, columns: int = 1, figsize: tuple[float, float] | Non
     return figure, figure.subplots(rows, columns, **how)
 
 
+def mosaic(places: list[list[str]], figsize: tuple[float, float] | None = None, **how: Any) -> tuple:
+    """A figure and its axes by name, laid out as `pyplot.subplot_mosaic` does, but known to nobody else."""
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplot_mosaic(places, **how)
+
+
 @cache
 def _signs(font: str | None) -> frozenset[int]:
     """Code points that the figures' fonts can draw."""

@@ -117,6 +117,23 @@ def xy_html(tokenizer: Tokenizer, X: Sequence[int], Y: Sequence[int], mask: Sequ
     return table(("position", "X: the model reads", "Y: it should say", "loss_mask: does it count?"), rows)
 
 
+def mask_html(tokenizer: Tokenizer, X: Sequence[int], Y: Sequence[int], mask: Sequence[int], title: str) -> HTML:
+    """The mask over a text, a column a position: what the model reads, what it should say (as in `counted`), the mask.
+
+    Without its tags a column is a line of three words.
+    """
+    small = "color:#555555;font-size:11px"
+    columns = [f'<div style="{small}">Each column: X, what is read · Y, what should be said (boxed) · loss_mask</div>']
+    for place, (read, say, counts) in enumerate(zip(X, Y, mask, strict=True)):
+        above, below = (pieces(tokenizer, [int(token)])[0] for token in (read, say))
+        boxed = chip(below, 0, f"position {place}: id {int(say)}", COUNTS if counts else IGNORED)
+        lines = (escape(above.replace(" ", "␣").replace("\n", "⏎")), int(counts))
+        read_line, mask_line = (f'<span style="display:block;{small}">{line}</span>' for line in lines)
+        style = "display:inline-block;text-align:center;margin:3px 1px"
+        columns.append(f'<div style="{style}">{read_line} {boxed}{mask_line}</div>')
+    return card(Safe(f"<div><b>{escape(title)}</b></div>" + "".join(columns)))
+
+
 def mask_image(masks: np.ndarray, title: str = "Which positions count") -> Figure:
     """Masks (rows, positions) as an image: a line a row, dark where a position is padding and does not count."""
     figure, axes = subplots(figsize=(9, 3.0))

@@ -1,13 +1,15 @@
 """The widget of lesson 07: a prompt, a choice of models, six sliders, and a text that grows while Stop still answers.
 
 Afterwards each token can be coloured by its probability, with what else the model thought of. The thinking is in plain
-functions and in writer.py. Everything shown is escaped: prompts and generated text are untrusted.
+functions and in writer.py, the models in model_choice.py. Everything shown is escaped: prompts and generated text are
+untrusted.
 """
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,10 @@ from typing import Any
 import ipywidgets as widgets
 from tokenizers import Tokenizer
 
-from ..checkpoint import load_run, read_facts
-from ..errors import CheckpointError
 from ..eval_model import PROMPTS
 from ..model import MiniMindLM
 from ..plots.style import CARD, INK, RED
-from ..preflight import spoken_time
-from ..runs import all_runs
+from .model_choice import ModelChoice
 from .parts import Panel, button, card_style, error_card, fill, looks, prompt_field, row, typed
 from .probabilities import Judged, alternatives_html, coloured_html, judged, legend_html
 from .writer import Progress, Writer
@@ -82,37 +81,6 @@ def history_html(earlier: Sequence[tuple[str, Progress]]) -> str:
     return f'<details><summary>Earlier texts ({len(earlier)})</summary><div style="{style}">{lines}</div></details>'
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
-
-
-def model_files(folder: str | Path | None = None) -> dict[str, Path]:
-    """The weights files of a folder (default out/), snapshots included, by a label that says what they are."""
-    found = {}
-    for name, run in all_runs(folder).items():
-        for path in (run.weights, *sorted((run.folder / "snapshots").glob("*.pth"))):
-            label = model_label(name if path == run.weights else f"{name}, {path.stem}", path)
-            if label:
-                found[label] = path
-    return found
-
-
-def model_label(name: str, path: Path, now: float | None = None) -> str:
-    """'pretrain_128 · 840 updates · held-out loss 5.62 · 4.4 MB · 3 min old', or "" for what is no whole model."""
-    try:
-        facts, file = read_facts(path), path.stat()
-    except (CheckpointError, OSError):
-        return ""
-    if not facts:
-        return ""
-    words = [name, f"{facts.get('step', 0):,} updates"]
-    if facts.get("held_out_loss") is not None:
-        words.append(f"held-out loss {facts['held_out_loss']:.2f}")
-    elif facts.get("loss") is not None:
-        words.append(f"loss {facts['loss']:.2f}")
-    age = max(0.0, (time.time() if now is None else now) - file.st_mtime)
-    return " · ".join([*words, f"{file.st_size / 1e6:.1f} MB", f"{spoken_time(age)} old"])
-
-
 # --- the widget -------------------------------------------------------------------------------------------------------
 
 
@@ -159,25 +127,28 @@ def made_with(settings: Mapping[str, Any], name: str = "") -> str:
 class ContinuationBox:
     """The widgets of a continuation and what they do; `panel` is what is shown.
 
-    Continue (or Enter in the prompt) while a text is being written begins anew with what the widget then says.
+    Continue (or Enter in the prompt) while a text is being written begins anew with what the widget then says. Clicks
+    and the writer's thread take turns: whatever changes the page holds the writer's lock.
     """
 
     def __init__(
-        self, model: MiniMindLM, tokenizer: Tokenizer, prompts: Sequence[str], files: Mapping[str, Path]
+        self,
+        model: MiniMindLM,
+        tokenizer: Tokenizer,
+        prompts: Sequence[str],
+        files: Mapping[str, Path] | None = None,
     ) -> None:
-        self.files, self.own = dict(files), (model, tokenizer)
         self.now: Progress | None = None
         self.made = ""
         self.earlier: list[tuple[str, Progress]] = []
         self.tokens: list[Judged] = []
-        self.writer = Writer(model, tokenizer, self.show)
+        self.writer = Writer(model, tokenizer, self.show, self._colour)
+        self._judging = threading.Lock()
         self.prompt = prompt_field(
             prompts[0] if prompts else "", live=True, placeholder="the beginning of a text; may be empty"
         )
         suggestions = [button(text, "use as the prompt", self._suggest(text)) for text in prompts]
-        self.choice = widgets.Dropdown(
-            options=["the notebook's model", *self.files], description="Model", **looks("60px", "100%")
-        )
+        self.models = ModelChoice(model, tokenizer, files, self._take, lambda problem: self._say(error_card(problem)))
         self.sliders = setting_sliders()
         self.go = button("Continue", "continue the prompt; Enter in the prompt does the same", self.begin, "primary")
         self.halt = button("Stop", "end the text where it is", self.writer.stop)
@@ -188,18 +159,19 @@ class ContinuationBox:
             layout=widgets.Layout(width="auto"),
         )  # fmt: skip
         self.place = widgets.IntSlider(1, 1, 1, description="token", **looks("60px", "500px"))
-        self.page, self.legend, self.others, self.history = (widgets.HTML() for _ in range(4))
+        self.message, self.page, self.legend, self.others, self.history = (widgets.HTML() for _ in range(5))
+        self._say("")
         self.page.value = progress_html(None)
         self.place.layout.display = "none"
         self.prompt.on_msg(lambda _, content, buffers: self.begin() if content.get("event") == "submit" else None)
-        self.choice.observe(lambda change: self._load(change.old), "value")
         self.colours.observe(lambda _: self._colour(), "value")
         self.place.observe(lambda _: self._point(), "value")
         self.panel = Panel(
             [
                 self.prompt,
                 row(*suggestions),
-                self.choice,
+                self.models.dropdown,
+                self.message,
                 row(*self.sliders.values()),
                 row(self.go, self.halt, clear, self.colours),
                 self.page,
@@ -214,82 +186,94 @@ class ContinuationBox:
     def _suggest(self, text: str):
         return lambda: setattr(self.prompt, "value", text)
 
-    def _load(self, before: str) -> None:
-        """The chosen model takes over; one that cannot be loaded is said, and the one before stays."""
-        path = self.files.get(self.choice.value)
-        try:
-            model, tokenizer = self.own if path is None else load_run(path, next(self.own[0].parameters()).device)[:2]
-        except Exception as problem:
-            self.choice.value = before
-            self.legend.value = error_card(problem)
-            return
-        self.writer.forget()
-        self._keep()
-        self._uncolour()
-        self.page.value = progress_html(None)
-        self.writer.model, self.writer.tokenizer = model, tokenizer
-        self.halt.disabled = True
+    def _say(self, html: str) -> None:
+        """A message below the models; "" takes it away."""
+        self.message.value, self.message.layout.display = html, None if html else "none"
+
+    def _take(self, model: MiniMindLM, tokenizer: Tokenizer) -> None:
+        """Another model takes over, on an empty page."""
+        with self.writer.lock:
+            self._end()
+            self._empty()
+            self.writer.model, self.writer.tokenizer = model, tokenizer
 
     def begin(self) -> None:
         """Write a text with what the widget says now."""
-        self._keep()
         settings = {name: slider.value for name, slider in self.sliders.items()}
-        self.made = made_with(settings, "" if self.choice.index == 0 else self.choice.value.split(" · ")[0])
-        self.writer.start(typed(self.prompt.value), **settings)
+        prompt = typed(self.prompt.value)
+        with self.writer.lock:
+            self._end()
+            self.made = made_with(settings, self.models.name)
+            self.writer.start(prompt, **settings)
+            self.show(Progress(prompt))  # the thread may have to wait for the one before it
+        self.models.refresh()
 
-    def _keep(self) -> None:
-        """The text on the page becomes an earlier one."""
+    def _end(self) -> None:
+        """No more of the text on the page, which becomes an earlier one; where it was being written, it has stopped."""
+        self.writer.forget()
         if self.now is not None and self.now.ids:
-            self.earlier = [*self.earlier, (self.made, self.now)][-KEPT:]
+            kept = replace(self.now, state="stopped") if self.now.state == "writing" else self.now
+            self.earlier = [*self.earlier, (self.made, kept)][-KEPT:]
             self.history.value = history_html(self.earlier)
         self.now = None
+        self._uncolour()
+        self._say("")
+
+    def _empty(self) -> None:
+        self.page.value, self.halt.disabled = progress_html(None), True
 
     def show(self, progress: Progress) -> None:
-        """Called by the writer as the text grows."""
+        """Called by the writer, which holds its lock, as the text grows."""
         self.now = progress
         self.halt.disabled = progress.state != "writing"
-        if progress.state == "writing":
-            self.page.value = progress_html(progress)
-            if self.tokens:
-                self._uncolour()
-        else:
-            self._colour()
+        self.page.value = progress_html(progress)
 
     def _uncolour(self) -> None:
         self.tokens, self.legend.value, self.others.value = [], "", ""
         self.place.layout.display = "none"
 
     def _colour(self) -> None:
-        """The page as it is now: plain while it grows, or when no colours are wanted."""
-        if self.now is None or self.now.state == "writing":
-            return
-        self._uncolour()
-        self.page.value = progress_html(self.now)
-        if not self.colours.value or not self.now.ids:
-            return
+        """A text that has ended, plain or in colours, as wanted; called by a click or by the writer's thread.
+
+        Judging takes a while, and nobody has to wait for it: what it was for is looked at again afterwards.
+        """
+        with self.writer.lock:
+            now, model, tokenizer = self.now, self.writer.model, self.writer.tokenizer
+            if now is None or now.state == "writing":
+                return
+            self._uncolour()
+            self.page.value = progress_html(now)
+            if not self.colours.value or not now.ids:
+                return
+        tokens, legend = [], legend_html()
         try:
-            self.tokens = judged(self.writer.model, self.writer.tokenizer, self.now)
+            with self._judging:
+                tokens = judged(model, tokenizer, now)
         except Exception as problem:
-            self.legend.value = error_card(problem)
-            return
-        self.place.max = len(self.tokens)
-        self.place.layout.display = None
-        self.legend.value = legend_html()
-        self._point()
+            legend = error_card(problem)
+        with self.writer.lock:
+            if self.now is not now or not self.colours.value:
+                return
+            self.tokens, self.legend.value = tokens, legend
+            if tokens:
+                self.place.max, self.place.layout.display = len(tokens), None
+                self._point()
 
     def _point(self) -> None:
         """The chosen token gets a frame, and its alternatives a table."""
-        number = self.place.value - 1
-        if self.now is not None and number < len(self.tokens):
-            self.page.value = progress_html(self.now, coloured_html(self.tokens, number))
-            fill(self.others, lambda: alternatives_html(self.tokens[number], number))
+        with self.writer.lock:
+            now, number = self.now, self.place.value - 1
+            if now is not None and number < len(self.tokens):
+                fill(self.page, lambda: progress_html(now, coloured_html(self.tokens, number)))
+                fill(self.others, lambda: alternatives_html(self.tokens[number], number))
 
     def clear(self) -> None:
         """Stop, and begin with an empty page."""
-        self.writer.forget()
-        self.now, self.earlier = None, []
-        self._uncolour()
-        self.halt.disabled, self.page.value, self.history.value = True, progress_html(None), ""
+        with self.writer.lock:
+            self._end()
+            self._empty()
+            self.earlier, self.history.value = [], ""
+        self.models.refresh()
 
 
 def continuation_widget(
@@ -300,6 +284,7 @@ def continuation_widget(
 ) -> Panel:
     """A prompt with suggestions, a choice of models, sliders, Continue, Stop and Clear, and the text as it is written.
 
-    `files`: weights files by their labels, besides the model that is given; default: those in out/.
+    `files`: weights files by their labels, besides the model that is given; default: those in out/, looked at again
+    with every text.
     """
-    return ContinuationBox(model, tokenizer, prompts, model_files() if files is None else files).panel
+    return ContinuationBox(model, tokenizer, prompts, files).panel

@@ -10,98 +10,40 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
 
+from ..checkpoint import run_folder
 from ..plan import RunPlan
 from ..plots.run import comparison_figure, reference_band, training_figure
-from ..plots.style import GREEN, GREY, INK, ORANGE, RED
-from ..preflight import spoken_time
-from ..run_status import STATES, RunStatus, log_tail, status_of
-from ..runs import RunOnDisk, all_runs, attach, resume_run, start_run, stop_run
-from .parts import Panel, button, card_style, error_card, fill, image, looks, png, row, text_card
+from ..run_state import state_files
+from ..run_status import RunStatus, log_tail, status_of
+from ..runs import RunOnDisk, all_runs, attach, resume_run, run_of, start_run, stop_run
+from .parts import Panel, button, error_card, fill, image, looks, png, row, text_card
+from .run_cards import samples_html, state_html
 
-COLOURS = {
-    "none": GREY, "starting": ORANGE, "running": GREEN, "stopped": ORANGE, "complete": GREEN, "dead": RED,
-}  # fmt: skip
+LISTS_EVERY = 30.0  # seconds between two looks for other runs
 DRAW_AT_MOST = 0.05  # share of the time that pictures may take
 
 
-def numbers_of(status: RunStatus, price_per_hour: float = 0.0) -> dict[str, str]:
-    """What the dashboard's table says, by name; only what is known yet."""
-    last, look, found = status.last, status.look, {}
-    if not last:
-        return {}
-    found["update"] = f"{last['step']:,}" + (f" of {status.updates:,}" if status.updates else "")
-    found["loss"] = f"{last['loss']:.3f}"
-    if last.get("aux_loss"):
-        found["cross-entropy + auxiliary"] = f"{last['ce']:.3f} + {last['aux_loss']:.3f}"
-    if look:
-        found["held-out loss"] = f"{look['held_out_loss']:.3f} (update {look['step']:,})"
-    found["learning rate"] = f"{last['lr']:.2e}"
-    found["gradient norm"] = f"{last['grad_norm']:.2f}"
-    found["tokens/s"] = f"{status.tokens_per_s:,.0f}"
-    found["memory, MiB"] = f"{last['memory']:,}"
-    found["trained for"] = spoken_time(status.seconds)
-    if status.is_going and status.seconds_left is not None:
-        found["left"] = spoken_time(status.seconds_left)
-    if price_per_hour:
-        found["cost so far"] = f"{status.seconds / 3600 * price_per_hour:.2f}"
-        if status.is_going and status.seconds_left is not None:
-            whole = status.seconds + status.seconds_left
-            found["cost in the end"] = f"about {whole / 3600 * price_per_hour:.2f}"
-    return found
+def what_can_be_done(status: RunStatus, has_plan: bool, ours: bool = True) -> tuple[str, bool, bool, bool]:
+    """The first button's text, whether it can be pressed, whether Stop can be, and whether Start anew is offered.
 
-
-def state_html(status: RunStatus, price_per_hour: float = 0.0) -> str:
-    """A card: the run's name, its state in colour and in words, why it ended, a bar, and its numbers."""
-    badge = f"background-color:{COLOURS[status.state]};color:#FFFFFF;padding:1px 8px;border-radius:3px"
-    parts = [
-        f'<div role="status"><b>{escape(status.weights.stem)}</b> &nbsp;'
-        f'<span style="{badge}">{escape(STATES[status.state])}</span> {escape(status.why)}</div>'
-    ]
-    if status.updates:
-        share = min(1.0, status.step / status.updates)
-        parts.append(
-            '<div style="background-color:#E0E0E0;height:8px;margin:6px 0;border-radius:4px">'
-            f'<div style="background-color:{COLOURS[status.state]};width:{share:.1%};height:8px;border-radius:4px">'
-            "</div></div>"
-        )
-    cell = f"color:{INK};display:inline-block;min-width:150px;padding:2px 14px 2px 0"
-    parts += [
-        f'<span style="{cell}"><span style="color:#555555;font-size:12px">{escape(name)}</span> '
-        f"<b>{escape(value)}</b></span>"
-        for name, value in numbers_of(status, price_per_hour).items()
-    ]
-    return f'<div style="{card_style("font-size:14px;line-height:1.6")}">{" ".join(parts)}</div>'
-
-
-def samples_html(samples: Sequence[tuple[int, str, str]]) -> str:
-    """The same prompt continued after some updates, a line for each; all text is escaped. Empty without samples."""
-    if not samples:
-        return ""
-    mark = f"background-color:#D6E8F5;color:{INK};padding:1px 2px"
-    lines = "".join(
-        f'<div><span style="color:#555555;font-size:12px">update {step:,}</span> '
-        f'<span style="{mark}">{escape(prompt)}</span>{escape(text)}</div>'
-        for step, prompt, text in samples
-    )
-    return f'<div style="{card_style("font-size:14px;line-height:1.6")}">{lines}</div>'
-
-
-def what_can_be_done(status: RunStatus, has_plan: bool) -> tuple[str, bool, bool]:
-    """The first button's text, whether it can be pressed, and whether Stop can be."""
+    `ours` is False where the run that lies there is not the plan's: then Resume goes on with that one, and Start anew
+    begins the plan's.
+    """
+    anew = has_plan and not ours and not status.is_going
     if status.state == "none":
-        return "Start", has_plan, False
+        return "Start", has_plan, False, False
     if status.state == "complete":
-        return "Complete", False, False
+        return "Complete", False, False, anew
     if status.is_going:
-        return "Resume", False, True
-    return "Resume", has_plan or bool(status.started), False
+        return "Resume", False, True, False
+    return "Resume", (has_plan and ours) or bool(status.started), False, anew
 
 
 def beside(runs: Mapping[str, RunOnDisk], names: Sequence[str], status: RunStatus) -> dict[str, list[dict[str, Any]]]:
@@ -126,13 +68,21 @@ class Dashboard:
         self._next_picture = 0.0
         self._png: bytes | None = None
         self._lock, self._closed = threading.Lock(), threading.Event()
-        self.state, self.samples, self.log, self.message = (widgets.HTML() for _ in range(4))
+        self._said = ""  # what the message is about: "look", "stop" or an act that failed
+        self._ours, self._known = True, None
+        self._runs: dict[str, RunOnDisk] = {}
+        self._lists_again = 0.0
+        self.state, self.samples, self.log, self.message, self.lowest = (widgets.HTML() for _ in range(5))
         self.picture, self.comparison = image(), image()
         self.comparison.layout.display = "none"
         self.go = button("Start", "start this run, or go on with it, in a process of its own", self.begin, "primary")
         self.halt = button("Stop", "end the run after the step it is in; what it learned is saved", self.stop)
+        self.anew = button("Start anew", "begin the run of this notebook; the one here is moved aside", self.begin_anew)
         self.price = widgets.BoundedFloatText(
             price_per_hour, min=0, max=1e6, step=0.1, description="price per hour", **looks("100px", "190px")
+        )
+        self.wandb = widgets.Checkbox(
+            plan is not None and plan.train.use_wandb, description="wandb", indent=False, **looks("0px", "90px")
         )
         self.others = widgets.SelectMultiple(options=[], description="beside", rows=3, **looks("60px", "420px"))
         self.price.observe(lambda _: self.look(), "value")
@@ -140,20 +90,20 @@ class Dashboard:
         self.panel = Panel(
             [
                 self.state,
-                row(self.go, self.halt, self.price),
+                row(self.go, self.halt, self.anew, self.price, self.wandb),
                 self.message,
                 self.picture,
                 self.samples,
                 self.log,
                 row(self.others),
+                self.lowest,
                 self.comparison,
             ],
             picture=lambda: self._png,
         )
-        self._runs = all_runs(weights.parent)
-        self.others.options = [name for name, run in self._runs.items() if run.weights != weights]
-        self.others.layout.display = None if self.others.options else "none"
         self.look()
+        if plan is None and self.status is not None:
+            self.wandb.value = str(self.status.started.get("flags", {}).get("use_wandb")) == "True"
 
     def watch(self) -> None:
         """Look every few seconds from now on, in a thread; an older dashboard of the same run in this kernel rests."""
@@ -177,14 +127,23 @@ class Dashboard:
         with self._lock:
             try:
                 self._show(status_of(self.weights))
+                self._list_others()
+                if self._said == "look" or (self._said == "stop" and not self.status.is_going):
+                    self._say("", "")
             except Exception as problem:
-                self.message.value = error_card(problem)
+                self._say(error_card(problem), "look")
+
+    def _say(self, html: str, about: str) -> None:
+        self.message.value, self._said = html, about
 
     def _show(self, status: RunStatus) -> None:
-        self.status = status
+        before, self.status = self.status, status
+        if before is not None and before.is_going and not status.is_going:
+            self._lists_again = 0.0
         self.state.value = state_html(status, self.price.value)
-        text, may_go, may_stop = what_can_be_done(status, self.plan is not None)
+        text, may_go, may_stop, anew = what_can_be_done(status, self.plan is not None, self._is_ours(status))
         self.go.description, self.go.disabled, self.halt.disabled = text, not may_go, not may_stop
+        self.anew.layout.display = None if anew else "none"
         self.samples.value = samples_html(status.samples())
         tail = log_tail(self.weights)
         self.log.value = text_card("\n".join(tail)) if tail else ""
@@ -196,27 +155,57 @@ class Dashboard:
             took = time.monotonic() - started
             self._next_picture = time.monotonic() + took / DRAW_AT_MOST
 
+    def _is_ours(self, status: RunStatus) -> bool:
+        """Whether the run that lies there is the plan's, or has nothing that could be lost."""
+        if self.plan is None or status.is_going:
+            return True
+        known = (status.state, len(status.rows), status.facts.get("saved_by"))
+        if known != self._known:
+            kept = self.weights.is_file() or any(state_files(run_folder(self.weights)))
+            self._ours, self._known = run_of(self.plan) is not None or not kept, known
+        return self._ours
+
+    def _list_others(self) -> None:
+        """The runs that can stand beside this one, anew every half minute and when this one ends."""
+        if time.monotonic() < self._lists_again:
+            return
+        self._lists_again = time.monotonic() + LISTS_EVERY
+        self._runs = all_runs(self.weights.parent)
+        names, chosen = [name for name, run in self._runs.items() if run.weights != self.weights], self.others.value
+        if names != list(self.others.options):
+            self.others.options = names
+            self.others.value = [name for name in chosen if name in names]
+        self.others.layout.display = None if names else "none"
+
     def begin(self) -> None:
-        """Start the run, or go on with it."""
+        """Start the run, or go on with what lies there."""
 
-        def act() -> str:
-            if self.plan is not None:
-                start_run(self.plan)
+        def act() -> None:
+            if self.plan is not None and self._is_ours(status_of(self.weights)):
+                start_run(self._wanted())
             else:
-                resume_run(self.weights)
-            return ""
+                resume_run(self.weights, use_wandb=self.wandb.value)
 
-        fill(self.message, act)
-        self.look()
+        self._do(act)
+
+    def begin_anew(self) -> None:
+        """Start the plan's run in place of the one that lies there, which is moved aside."""
+        self._do(lambda: start_run(self._wanted(), fresh=True))
+
+    def _wanted(self) -> RunPlan:
+        return replace(self.plan, train=replace(self.plan.train, use_wandb=self.wandb.value))
 
     def stop(self) -> None:
         """Ask the run to stop."""
+        self._do(lambda: stop_run(self.weights), "Asked to stop: it ends after the step it is in, and saves.")
 
-        def act() -> str:
-            stop_run(self.weights)
-            return text_card("Asked to stop: it ends after the step it is in, and saves.")
-
-        fill(self.message, act)
+    def _do(self, act: Callable[[], Any], words: str = "") -> None:
+        """Do something to the run; what went wrong, or `words`, is the message."""
+        try:
+            act()
+            self._say(text_card(words) if words else "", "stop")
+        except Exception as problem:
+            self._say(error_card(problem), "act")
         self.look()
 
     def _compare(self) -> None:
@@ -233,7 +222,7 @@ class Dashboard:
             words += [f"{name}: never looked at held-out rows" for name in sorted(lacking)]
             return text_card("\n".join(words))
 
-        fill(self.message, act)
+        fill(self.lowest, act)
 
 
 def lowest(rows: Sequence[Mapping[str, Any]]) -> float:

@@ -1,18 +1,17 @@
 """Looking into a model: attention maps, sizes, gates and expert choices as tensors, and two viewers to click through.
 
 The functions that read a model hang hooks on minimind_core's own layers, so they show what the model does and not what
-a copy of it would do. The viewers are thin: sliders around plots/model.py and plain text. Used in notebook 03.
+a copy of it would do. The viewers are thin: sliders around pictures and plain text. Used in notebook 03.
 """
 
 # T tokens · L layers · H query heads · K key/value heads · E experts · Dh per head
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 import torch
@@ -22,12 +21,23 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..layers import apply_rotary
 from ..model import MiniMindLM
-from ..plots.model import pale, plot_attention
+from ..plots import token_kinds
+from ..plots.attention import plot_attention
+from ..plots.model import pale
 from ..plots.style import CYCLE, INK
-from ..tokenizer import SPECIAL_TOKENS
+from ..plots.token_kinds import token_kind
 from .parts import Panel, card_style, fill, image, looks, png, row
 
 KINDS = ("marker", "punctuation, space", "Chinese", "part of a character", "the rest")
+KIND_AS = {  # blanks are grouped with punctuation here
+    token_kinds.MARKER: "marker",
+    token_kinds.PUNCTUATION: "punctuation, space",
+    token_kinds.BLANK: "punctuation, space",
+    token_kinds.CHARACTER: "Chinese",
+    token_kinds.WORD: "Chinese",
+    token_kinds.PART: "part of a character",
+    token_kinds.OTHER: "the rest",
+}
 CARD_STYLE = card_style("line-height:1.9")
 
 
@@ -69,17 +79,39 @@ def attention_maps(model: MiniMindLM, ids: Tensor) -> Tensor:
     return torch.stack(maps)
 
 
-def attention_habits(maps: Tensor) -> dict[str, Tensor]:
-    """Mean share of attention that each head gives to the first token, the one before, and itself; (L, H) each.
+class Habit(NamedTuple):
+    """Mean share of attention that each head gives to some tokens, (L, H), and what it would be if all was even."""
 
-    `maps` (L, H, T, T); the first token, which can only look at itself, is left out of the means.
+    shares: Tensor
+    even: float
+
+
+def attention_habits(maps: Tensor, labels: list[str]) -> dict[str, Habit]:
+    """How much each head looks at the token before, at its own segment, at markers and so on; `maps` (L, H, T, T).
+
+    Means go over the tokens that have such a token to look at; the first token, which sees only itself, is left out.
     """
-    rows = maps[:, :, 1:]
-    return {
-        "the first token": rows[..., 0].mean(-1),
-        "the token before": rows.diagonal(0, 2, 3).mean(-1),
-        "itself": rows.diagonal(1, 2, 3).mean(-1),
+    looks, looked = torch.arange(len(labels))[:, None], torch.arange(len(labels))
+    kinds = [token_kind(label) for label in labels]
+    segment = torch.tensor([label == "<s>" for label in labels]).cumsum(0)
+    same = torch.tensor([[one == other for other in labels] for one in labels])
+    wanted = {
+        "the token before": looks - looked == 1,
+        "the 8 tokens before": (looked < looks) & (looks - looked <= 8),
+        "its own segment": (looked <= looks) & (segment[:, None] == segment),
+        "<s> and </s>": (looked < looks) & torch.tensor([kind == token_kinds.MARKER for kind in kinds]),
+        "punctuation": (looked < looks) & torch.tensor([kind == token_kinds.PUNCTUATION for kind in kinds]),
+        "the same token, earlier": (looked < looks) & same,
     }
+    even = (looked <= looks) / (looks + 1.0)  # (T, T): token n can spread its attention over n + 1 tokens
+    habits = {}
+    for name, chosen in wanted.items():
+        rows = chosen.any(1)
+        rows[0] = False
+        if rows.any():
+            shares = (maps * chosen)[:, :, rows].sum(-1).mean(-1)
+            habits[name] = Habit(shares, (even * chosen)[rows].sum(-1).mean().item())
+    return habits
 
 
 def routing_of(model: MiniMindLM, ids: Tensor) -> Tensor:
@@ -123,17 +155,9 @@ def stream_sizes(model: MiniMindLM, ids: Tensor) -> dict[str, Tensor]:
     return {name: torch.stack(sizes) for name, sizes in found.items()}
 
 
-def token_kind(piece: str) -> str:
+def kind_for_experts(piece: str) -> str:
     """What kind of token a piece (as `pieces` gives it) is: one of KINDS."""
-    if piece in SPECIAL_TOKENS:
-        return "marker"
-    if piece.startswith("⟨"):
-        return "part of a character"
-    if all(unicodedata.name(character, "").startswith("CJK UNIFIED") for character in piece):
-        return "Chinese"
-    if not any(character.isalnum() for character in piece):
-        return "punctuation, space"
-    return "the rest"
+    return KIND_AS[token_kind(piece)]
 
 
 def routing_by_kind(model: MiniMindLM, texts: Iterable[tuple[Tensor, list[str]]]) -> dict[str, Tensor]:
@@ -144,7 +168,7 @@ def routing_by_kind(model: MiniMindLM, texts: Iterable[tuple[Tensor, list[str]]]
     counts: dict[str, Tensor] = {}
     for ids, labels in texts:
         chosen = (routing_of(model, ids) > 0).float()  # (L, T, E)
-        kinds = [token_kind(label) for label in labels]
+        kinds = [kind_for_experts(label) for label in labels]
         for kind in set(kinds):
             here = torch.tensor([each == kind for each in kinds])
             counts[kind] = counts.get(kind, 0) + chosen[:, here].sum(1)
@@ -159,7 +183,7 @@ def attention_words(maps: Tensor, labels: list[str], layer: int, head: int, toke
         for share, place in zip(shares.tolist(), places.tolist(), strict=True)
     )
     who = f"Layer {layer}, head {head}: <b>{escape(labels[token])}</b> (token {token})"
-    return f'<div style="{CARD_STYLE}">{who} looks at {looked}</div>'
+    return f'<div style="{CARD_STYLE}">{who} looks at {looked} (an even share: {100 / (token + 1):.0f} %)</div>'
 
 
 def routing_words(routing: Tensor, labels: list[str], layer: int, choice: int = 0) -> str:

@@ -25,6 +25,7 @@ CLASSES = (
     (0.5, "#CFE0F5", "50% or more"), (0.1, "#CFEBDF", "10% to 50%"),
     (0.01, "#F6EBC4", "1% to 10%"), (0.0, "#FBE0CF;text-decoration:underline dotted", "under 1%"),
 )  # fmt: skip
+RAREST = CLASSES[-1][1]  # also of what a model that went wrong gives no number at all
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def coloured_html(tokens: Sequence[Judged], chosen: int | None = None) -> str:
     """Tokens on the colour of their probability; pointing at one shows the others. `chosen` (from 0) has a frame."""
     parts = []
     for number, token in enumerate(tokens):
-        colour = next(colour for least, colour, _ in CLASSES if token.probability >= least)
+        colour = next((colour for least, colour, _ in CLASSES if token.probability >= least), RAREST)
         frame = f"outline:2px solid {INK};" if number == chosen else ""
         hint = f"{token.probability:.1%}; likeliest: " + ", ".join(
             f"{visible(p)} {share:.1%}" for p, share in token.others
@@ -78,13 +79,14 @@ def coloured_html(tokens: Sequence[Judged], chosen: int | None = None) -> str:
 
 
 def legend_html() -> str:
-    """What the colours stand for."""
+    """What the colours stand for: the probabilities of `judged`, which knows no setting."""
     chips = " ".join(
         f'<span style="background-color:{colour};color:{INK};padding:1px 6px">{name}</span>'
         for _, colour, name in CLASSES
     )
     style = f"background-color:{CARD};color:#555555;font-size:12px;padding:4px 8px"
-    return f'<div style="{style}">probability of each token: {chips}</div>'
+    what = "probability of each token, the model's own before temperature, top-k, top-p and penalty"
+    return f'<div style="{style}">{what}: {chips}</div>'
 
 
 def alternatives_html(token: Judged, number: int) -> str:

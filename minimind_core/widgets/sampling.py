@@ -25,6 +25,7 @@ from ..tokenizer import pieces
 from .parts import Panel, fill, looks, prompt_field, row
 
 BARS = 14
+DOMINANT = 0.35  # a likeliest token with as much leaves little for the others
 
 
 def next_logits(model: MiniMindLM, tokenizer: Tokenizer, prompt: str) -> tuple[Tensor, Tensor]:
@@ -51,12 +52,17 @@ def bits(probabilities: Tensor) -> float:
 
 
 def undecided_prompt(model: MiniMindLM, tokenizer: Tokenizer, prompts: Sequence[str]) -> str:
-    """Of some prompts, one whose next token is open: near 4 bits, and likely ones are in the prompt already."""
+    """Of some prompts, one whose next token is open: near 4 bits, and likely ones are in the prompt already.
 
-    def how_dull(prompt: str) -> float:
+    One strong token and a long tail have 4 bits as well, so a prompt whose likeliest token reaches DOMINANT is taken
+    only where there is no other.
+    """
+
+    def how_dull(prompt: str) -> tuple[bool, float]:
         logits, seen = next_logits(model, tokenizer, prompt)
+        probabilities = logits.softmax(dim=-1)
         repeats = int(seen[logits.topk(min(BARS, len(logits))).indices].sum())
-        return abs(bits(logits.softmax(dim=-1)) - 4) - min(repeats, 2)
+        return float(probabilities.max()) >= DOMINANT, abs(bits(probabilities) - 4) - min(repeats, 2)
 
     return min(prompts, key=how_dull)
 

@@ -69,14 +69,21 @@ def write(
 class Writer:
     """Writes one text at a time in a thread, and hands `show` what there is to see.
 
-    `show` is called from that thread: at the start, about 20 times a second, and once at the end.
+    `show` is called from that thread: at the start, about 20 times a second, and once at the end; all the while `lock`
+    is held, so whoever holds it sees nothing change. `after`, without the lock, may then take its time over the text.
     """
 
-    def __init__(self, model: MiniMindLM, tokenizer: Tokenizer, show: Callable[[Progress], None]) -> None:
-        self.model, self.tokenizer, self.show = model, tokenizer, show
+    def __init__(
+        self,
+        model: MiniMindLM,
+        tokenizer: Tokenizer,
+        show: Callable[[Progress], None],
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.show, self.after = model, tokenizer, show, after
+        self.lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self._lock = threading.Lock()
 
     @property
     def running(self) -> bool:
@@ -85,11 +92,12 @@ class Writer:
 
     def start(self, prompt: str, **settings: Any) -> None:
         """Begin a text. One that is still being written gives way; its thread ends before the new one computes."""
-        self.forget()
-        work = (self._work, self._stop, self._thread, prompt, settings)
-        # The context says which notebook the messages belong to; a bare thread has none, and some kernels mind.
-        self._thread = threading.Thread(target=contextvars.copy_context().run, args=work, daemon=True)
-        self._thread.start()
+        with self.lock:
+            self.forget()
+            work = (self._work, self._stop, self._thread, (self.model, self.tokenizer, prompt), settings)
+            # The context says which notebook the messages belong to; a bare thread has none, and some kernels mind.
+            self._thread = threading.Thread(target=contextvars.copy_context().run, args=work, daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
         """Let the text end where it is; what it came to is still shown."""
@@ -97,7 +105,7 @@ class Writer:
 
     def forget(self) -> None:
         """Stop, and show nothing more of this text."""
-        with self._lock:
+        with self.lock:
             self._stop.set()
             self._stop = threading.Event()
 
@@ -108,16 +116,19 @@ class Writer:
         return not self.running
 
     def _work(
-        self, stop: threading.Event, before: threading.Thread | None, prompt: str, settings: dict[str, Any]
+        self, stop: threading.Event, before: threading.Thread | None, what: tuple[Any, ...], settings: dict[str, Any]
     ) -> None:
         if before is not None:
             before.join()
         shown = 0.0
-        for progress in write(self.model, self.tokenizer, prompt, stop, **settings):
+        for progress in write(*what, stop, **settings):
             now = time.perf_counter()
             if progress.state == "writing" and progress.tokens and now - shown < SECONDS_BETWEEN_LOOKS:
                 continue
             shown = now
-            with self._lock:
-                if stop is self._stop:  # nobody has begun another text or cleared this one
-                    self.show(progress)
+            with self.lock:
+                if stop is not self._stop:  # somebody has begun another text or cleared this one
+                    return
+                self.show(progress)
+        if self.after is not None:
+            self.after()
