@@ -239,7 +239,7 @@ class Page:
 
     def unfold(self) -> int:
         """Open the sections that are folded under their heading, as a click does; how many there were."""
-        closed = self.page.locator(".jp-Cell:not(.jp-mod-hidden) .jp-collapseHeadingButton.jp-mod-collapsed")
+        closed = self.page.locator(".jp-showHiddenCellsButton:visible")
         found = closed.count()
         for _ in range(found):
             closed.first.click()
