@@ -179,6 +179,7 @@ LESSONS = (
         explains=(
             "precision: pick_dtype autocast_context make_scaler",
             "training: train_epoch masked_cross_entropy Hooks",
+            "optim: Muon orthogonalize",
             "preflight: training_memory",
         ),
         learner_minutes=40,
