@@ -11,8 +11,6 @@ import re
 import shutil
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,38 +21,23 @@ from pathlib import Path
 import psutil
 import torch
 
-from .download import PUBLISHED, DownloadError, _sources
+from .download import PUBLISHED, DownloadError, sources
 from .fonts import chinese_font
+from .full_run import PARAMETERS, TOKENS, Card, full_run_on
+from .hosts import answer_of
 from .lessons import LESSONS
 from .memory import container_limit, free_memory, oom_kills, total_memory
 from .paths import dataset_dir, out_dir, shown
 from .precision import describe_device, pick_device, pick_dtype
 from .storage import SHARED_MEMORY, disk_needed, existing_parent, free_bytes
-from .wandb_server import within
 
 MARKS = {"good": "✔", "note": "·", "bad": "✘"}
 MEASURED_AT = 130e9  # operations a second of the machine on which the lessons' minutes were measured
-HOST_SECONDS = 3.0  # for the first answer of a host, the look-up of its name included
 CORPUS = PUBLISHED["pretrain_hq"]
-# The full run: the model of the gpu profile on the full corpus, once, with as many tokens as its size lets expect. What
-# it takes of a card is what preflight.training_memory reckons, for its micro-batch of 64 rows and for one row.
-PARAMETERS, TOKENS = 25_829_888, 415e6
-CARD_BYTES, CARD_BYTES_LEAST = 9.68e9, 1.14e9
 DATA_BYTES = 1.05 * CORPUS.about  # the corpus, whose size is known to 5 %
 ENCODED_BYTES = 2.4 * TOKENS  # 16 bits for each token, and an index of rows and segments
 OUT_BYTES = ENCODED_BYTES + disk_needed(PARAMETERS)
 LEAST_BYTES = 2e8  # what the lessons write when they run on the sample
-BUSY = 0.4  # share of a card's rate that training makes use of, assumed until it is measured
-# What data sheets say of products of 16-bit matrices, summed in float32 and not sparse, in operations a second. Names
-# are torch's, without NVIDIA and GeForce; a card for laptops or a part of a card (MIG) is another one, and not known.
-RATES = {
-    r"RTX 3090": 71e12,
-    r"RTX 4090": 165e12,
-    r"RTX 5090": 209e12,
-    r"L40S": 362e12,
-    r"A100-(SXM4|PCIE)-\d+GB|A100 80GB PCIe": 312e12,
-    r"H100 80GB HBM3|H200": 989e12,
-}
 
 
 @dataclass(frozen=True)
@@ -67,14 +50,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{MARKS[self.verdict]} {self.name}: {self.words}"
-
-
-@dataclass(frozen=True)
-class Card:
-    """A GPU as the doctor sees it: torch's name for it, and bytes of its memory that are free."""
-
-    name: str
-    free: int
 
 
 def examine(network: bool = True) -> list[Finding]:
@@ -252,13 +227,13 @@ def lying(paths: Iterable[Path]) -> int:
 def _hosts() -> list[Finding]:
     """Whether the hosts that the download would ask answer, all asked at once."""
     try:
-        sources = _sources(None)
+        asked = sources(None)
     except DownloadError as error:
         return [Finding("network", "bad", str(error))]
-    with ThreadPoolExecutor(len(sources)) as pool:
-        answers = list(pool.map(answer_of, [source.host for source in sources]))
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(answer_of, [source.host for source in asked]))
     found = []
-    for source, answer in zip(sources, answers, strict=True):
+    for source, answer in zip(asked, answers, strict=True):
         late = isinstance(answer, str)
         found.append(Finding(source.label, *(("note", answer) if late else ("good", f"answers in {answer:.1f} s"))))
     if all(isinstance(answer, str) for answer in answers):
@@ -266,28 +241,6 @@ def _hosts() -> list[Finding]:
             Finding("network", "note", "no host of the corpus answers: the lessons run on the sample, which is here")
         )
     return found
-
-
-def answer_of(host: str) -> float | str:
-    """Seconds until a host says anything, even a refusal; words on why not, after HOST_SECONDS at most.
-
-    The look-up of its name and all its addresses share that time, which urlopen's own limit does not see to.
-    """
-    started = time.perf_counter()
-    try:
-        within(HOST_SECONDS, lambda: _ask(host))
-    except urllib.error.HTTPError:
-        pass  # a refusal is an answer
-    except Exception as error:  # whatever a network, a proxy or a stranger on that port comes up with
-        late = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
-        return f"does not answer within {HOST_SECONDS:.0f} s" if late else "cannot be reached"
-    return time.perf_counter() - started
-
-
-def _ask(host: str) -> None:
-    request = urllib.request.Request(host, method="HEAD", headers={"User-Agent": "minimind-course"})
-    with urllib.request.urlopen(request, timeout=HOST_SECONDS):
-        pass
 
 
 def operations_a_second() -> float:
@@ -320,24 +273,3 @@ def lessons_here(card: Card | None = None) -> list[Finding]:
             words = f"on a card {on_card}; in the laptop profile {words}"
         found.append(Finding(f"notebook {lesson.number:02d}", verdict, words))
     return found
-
-
-def full_run_on(card: Card) -> tuple[str, str]:
-    """Verdict and words on the full run on a card: a time that is reckoned, and its memory against what is free."""
-    seconds = full_run_seconds(card.name)
-    words = ", the notebook measures it before it starts the run"
-    if seconds is not None:
-        words = f", by reckoning {seconds / 60:.0f} min for the full corpus if that keeps the card {BUSY:.0%} busy"
-    words += f"; it takes about {CARD_BYTES / 2**30:.1f} GiB of the card, {card.free / 2**30:.1f} are free"
-    if card.free < CARD_BYTES_LEAST:
-        return "bad", f"{words}, too few even for one row at a time: stop what else uses it (nvidia-smi shows it)"
-    if card.free < CARD_BYTES:
-        words += ", so the same updates are made of smaller pieces"
-    return "good", words
-
-
-def full_run_seconds(card: str) -> float | None:
-    """Seconds of the full run on a card of that name: 6 operations for each parameter and token; None if not known."""
-    plain = re.sub(r"^(NVIDIA )?(GeForce )?", "", card)
-    rate = next((rate for name, rate in RATES.items() if re.fullmatch(name, plain)), None)
-    return None if rate is None else 6 * PARAMETERS * TOKENS / (BUSY * rate)

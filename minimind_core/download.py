@@ -164,7 +164,7 @@ def download(
             return _accept_existing(place, say)
         place.part.parent.mkdir(parents=True, exist_ok=True)
         with _alone(place):
-            return _fetch(place, _sources(endpoint), say)
+            return _fetch(place, sources(endpoint), say)
     except KeyboardInterrupt:
         say(f"\nStopped. {_kept(place)} Run the same command again to go on from there.")
         raise
@@ -264,17 +264,21 @@ def _write_record(place: _Place) -> None:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
+    """A host that has the corpora, and how to get a file from it."""
+
     host: str
     pull: Callable[[_Place, str, Callable[[str], None]], Path]
     is_mirror: bool = False
 
     @property
     def label(self) -> str:
+        """The host's name without its scheme."""
         return urlsplit(self.host).netloc
 
 
-def _sources(endpoint: str | None) -> list[_Source]:
+def sources(endpoint: str | None) -> list[Source]:
+    """The hosts in the order in which they are asked. DownloadError for a name that is no address."""
     named = endpoint or os.environ.get("HF_ENDPOINT")
     modelscope = os.environ.get("MODELSCOPE_ENDPOINT") or MODELSCOPE_HOST
     for host in filter(None, (named, modelscope)):
@@ -283,11 +287,11 @@ def _sources(endpoint: str | None) -> list[_Source]:
                 f"The host {host!r} is no address: HF_ENDPOINT and MODELSCOPE_ENDPOINT begin with https://, "
                 f"as in {MIRROR_HOST}."
             )
-    mirrors = [] if named else [_Source(MIRROR_HOST, _from_hub, is_mirror=True)]
-    return [_Source(named or MAIN_HOST, _from_hub), *mirrors, _Source(modelscope, _from_modelscope)]
+    mirrors = [] if named else [Source(MIRROR_HOST, _from_hub, is_mirror=True)]
+    return [Source(named or MAIN_HOST, _from_hub), *mirrors, Source(modelscope, _from_modelscope)]
 
 
-def _fetch(place: _Place, sources: list[_Source], say: Callable[[str], None]) -> Path:
+def _fetch(place: _Place, sources: list[Source], say: Callable[[str], None]) -> Path:
     """Ask one source after the other; the first whose file has the right sum wins."""
     if place.final.exists():  # another process was quicker
         return _accept_existing(place, say)
@@ -311,7 +315,7 @@ def _fetch(place: _Place, sources: list[_Source], say: Callable[[str], None]) ->
     raise DownloadError(_every_source_failed(place, failures))
 
 
-def _proven(place: _Place, source: _Source, say: Callable[[str], None]) -> Path:
+def _proven(place: _Place, source: Source, say: Callable[[str], None]) -> Path:
     """Pull the file and check it. What isn't the data is deleted.
 
     After a resumed download the old partial file may be to blame, so there is one more go from the first byte.

@@ -1,6 +1,6 @@
 """Optimizers: AdamW as the seed has it, and Muon for the hidden matrices with AdamW for everything else.
 
-Notebook 04 does one AdamW step by hand, notebook 06 says what Muon changes. Left out: learning rates over time
+Notebook 05 does one AdamW step by hand and shows what Muon changes. Left out: learning rates over time
 (schedule.py); the loop writes the rate into the groups before each step.
 """
 

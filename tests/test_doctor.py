@@ -14,11 +14,12 @@ import types
 import pytest
 import torch
 
-from minimind_core import doctor, download, preflight
+from minimind_core import doctor, download, full_run, hosts, preflight
 from minimind_core import notebook as notebooks
 from minimind_core.config import PROFILES
-from minimind_core.doctor import Card, examine
+from minimind_core.doctor import examine
 from minimind_core.encoding import encode_corpus
+from minimind_core.full_run import Card
 from minimind_core.lessons import LESSONS
 from minimind_core.paths import PROJECT, SAMPLE
 from minimind_core.storage import disk_needed
@@ -232,20 +233,20 @@ def test_with_another_profile_nothing_is_said_of_the_full_run(monkeypatch):
     ],
 )
 def test_the_full_runs_time_is_reckoned_for_a_card_that_is_known(name, minutes):
-    words = doctor.full_run_on(Card(name, 80 * GIB))[1]
+    words = full_run.full_run_on(Card(name, 80 * GIB))[1]
     if minutes is None:
-        assert doctor.full_run_seconds(name) is None and "measures it before" in words
+        assert full_run.full_run_seconds(name) is None and "measures it before" in words
     else:
-        assert doctor.full_run_seconds(name) / 60 == pytest.approx(minutes, abs=0.1)
+        assert full_run.full_run_seconds(name) / 60 == pytest.approx(minutes, abs=0.1)
         assert f"by reckoning {minutes:.0f} min" in words and "40%" in words
 
 
 def test_what_the_doctor_knows_of_the_full_run_is_what_the_code_says():
     gpu = PROFILES["gpu"]
     shapes = preflight.MiniMindLM(gpu.model).state_dict()
-    assert sum(w.numel() for name, w in shapes.items() if name != "output.weight") == doctor.PARAMETERS
-    for rows, known in ((gpu.train.batch_size, doctor.CARD_BYTES), (1, doctor.CARD_BYTES_LEAST)):
-        reckoned = preflight.training_memory(gpu.model, doctor.PARAMETERS, rows, torch.bfloat16)
+    assert sum(w.numel() for name, w in shapes.items() if name != "output.weight") == full_run.PARAMETERS
+    for rows, known in ((gpu.train.batch_size, full_run.CARD_BYTES), (1, full_run.CARD_BYTES_LEAST)):
+        reckoned = preflight.training_memory(gpu.model, full_run.PARAMETERS, rows, torch.bfloat16)
         assert known == pytest.approx(reckoned, rel=0.005)
 
 
@@ -296,7 +297,7 @@ def test_what_lies_there_already_needs_no_room(folders, monkeypatch):
     part.unlink()
     (folders / "dataset/pretrain_hq.jsonl").touch()
     assert disks() == ["good", "good"]
-    monkeypatch.setattr(doctor, "free_bytes", lambda path: disk_needed(doctor.PARAMETERS) + 1e7)
+    monkeypatch.setattr(doctor, "free_bytes", lambda path: disk_needed(full_run.PARAMETERS) + 1e7)
     assert disks() == ["good", "note"]
     tokens = folders / "out/cache/pretrain_hq-0123/tokens.bin"
     tokens.parent.mkdir(parents=True)
@@ -308,7 +309,7 @@ def test_what_lies_there_already_needs_no_room(folders, monkeypatch):
 def test_the_room_for_encoded_tokens_is_what_encoding_takes(tmp_path, tiny_tokenizer):
     encoded = encode_corpus(SAMPLE, tiny_tokenizer, tmp_path)
     taken = sum(path.stat().st_size for path in encoded.folder.iterdir() if path.suffix == ".bin")
-    assert taken / len(encoded.tokens) < doctor.ENCODED_BYTES / doctor.TOKENS < 1.2 * taken / len(encoded.tokens)
+    assert taken / len(encoded.tokens) < doctor.ENCODED_BYTES / full_run.TOKENS < 1.2 * taken / len(encoded.tokens)
 
 
 def test_the_page_on_rented_cards_names_the_sizes_that_the_doctor_asks_for():
@@ -318,7 +319,7 @@ def test_the_page_on_rented_cards_names_the_sizes_that_the_doctor_asks_for():
     )
     whole, corpus, encoded, run = map(float, sizes.groups())
     assert corpus == round(download.PUBLISHED["pretrain_hq"].about / 1e9, 1)
-    assert encoded == round(doctor.ENCODED_BYTES / 1e9, 1) and run == round(disk_needed(doctor.PARAMETERS) / 1e9, 1)
+    assert encoded == round(doctor.ENCODED_BYTES / 1e9, 1) and run == round(disk_needed(full_run.PARAMETERS) / 1e9, 1)
     assert pytest.approx(encoded + run, abs=0.06) == doctor.OUT_BYTES / 1e9
     assert whole == pytest.approx((doctor.DATA_BYTES + doctor.OUT_BYTES) / 1e9, abs=0.06)
 
@@ -421,7 +422,7 @@ def silent():
 
 
 def test_hosts_are_asked_at_once_and_a_refusal_is_an_answer(monkeypatch, refusing, silent):
-    monkeypatch.setattr(doctor, "HOST_SECONDS", 0.5)
+    monkeypatch.setattr(hosts, "HOST_SECONDS", 0.5)
     served(monkeypatch, refusing, silent, silent)
     started = time.monotonic()
     found = doctor._hosts()
@@ -444,7 +445,7 @@ def test_a_look_up_or_addresses_that_hang_do_not_hold_the_doctor_up(monkeypatch,
             socket.socket, "connect", lambda self, address: time.sleep(self.gettimeout()) or self.fail()
         )
         monkeypatch.setattr(socket.socket, "fail", refuse, raising=False)
-    monkeypatch.setattr(doctor, "HOST_SECONDS", 1.0)
+    monkeypatch.setattr(hosts, "HOST_SECONDS", 1.0)
     served(monkeypatch, *(f"http://{name}.example" for name in "abc"))
     try:
         started = time.monotonic()
@@ -462,9 +463,9 @@ def refuse(self):
 def test_a_stranger_on_the_port_and_a_closed_one_are_no_answer(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Babbling) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert doctor.answer_of(f"http://127.0.0.1:{server.server_port}") == "cannot be reached"
+        assert hosts.answer_of(f"http://127.0.0.1:{server.server_port}") == "cannot be reached"
         server.shutdown()
-    assert doctor.answer_of(f"http://127.0.0.1:{server.server_port}") == "cannot be reached"
+    assert hosts.answer_of(f"http://127.0.0.1:{server.server_port}") == "cannot be reached"
 
 
 def test_the_hosts_that_are_asked_are_the_downloads_own(monkeypatch):

@@ -215,13 +215,6 @@ def test_cells_are_short_and_few():
         assert len(lines) <= (30 if "class " in source else 18), source
 
 
-def test_texts_are_short():
-    for cell in CELLS:
-        if cell.cell_type == "markdown":
-            words = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL).split()
-            assert len(words) <= 190, cell.source
-
-
 def test_every_exercise_states_its_stars_and_minutes_and_is_checked():
     text = "\n".join(cell.source for cell in CELLS if cell.cell_type == "markdown")
     titles = re.findall(r"^### Exercise (\d) · .+ · (★{1,3}) · \d+ minutes$", text, re.MULTILINE)

@@ -289,13 +289,6 @@ def test_cells_are_short_and_no_three_follow_one_text():
     assert "ccc" not in "".join(cell.cell_type[0] for cell in CELLS[4:])
 
 
-def test_texts_are_short():
-    for cell in CELLS:
-        if cell.cell_type == "markdown":
-            words = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL).split()
-            assert len(words) <= 190, cell.source
-
-
 def test_every_exercise_states_its_stars_and_minutes_and_is_checked():
     titles = re.findall(r"^### Exercise (\d) · .+ · (★{1,3}) · \d+ minutes$", TEXT, re.MULTILINE)
     assert [int(number) for number, _ in titles] == [1, 2, 3, 4]

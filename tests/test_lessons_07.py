@@ -542,6 +542,23 @@ def named(box, description):
     return next(part for part in parts(box) if getattr(part, "description", None) == description)
 
 
+def coloured(pair):
+    """A widget with Probabilities on, in which Continue was pressed."""
+    box = writing.ContinuationBox(*pair, ["天空"], {})
+    named(box.panel, "new tokens").value, box.colours.value = 3, True
+    box.go.click()
+    return box
+
+
+def failing(words):
+    """A function that fails with these words, whatever it is given."""
+
+    def fail(*args):
+        raise RuntimeError(words)
+
+    return fail
+
+
 def pages(box):
     return [part for part in parts(box) if isinstance(part, widgets.HTML)]
 
@@ -747,9 +764,7 @@ def test_colours_that_nobody_wants_any_more_are_not_painted(pair, monkeypatch, m
         return probabilities.judged(*args)
 
     monkeypatch.setattr(writing, "judged", judged)
-    box = writing.ContinuationBox(*pair, ["天空"], {})
-    named(box.panel, "new tokens").value, box.colours.value = 3, True
-    box.go.click()
+    box = coloured(pair)
     assert entered.wait(10)
     thread, started = box.writer._thread, time.monotonic()
     if meanwhile == "Probabilities":
@@ -778,9 +793,7 @@ def test_colours_wanted_twice_are_computed_one_after_the_other(pair, monkeypatch
         return probabilities.judged(*args)
 
     monkeypatch.setattr(writing, "judged", judged)
-    box = writing.ContinuationBox(*pair, ["天空"], {})
-    named(box.panel, "new tokens").value, box.colours.value = 3, True
-    box.go.click()
+    box = coloured(pair)
     assert entered.wait(10)
     box.colours.value = False
     box.colours.value = True
@@ -789,13 +802,8 @@ def test_colours_wanted_twice_are_computed_one_after_the_other(pair, monkeypatch
 
 
 def test_colours_that_cannot_be_made_are_an_error_that_goes_with_its_text(pair, monkeypatch):
-    def judged(*args):
-        raise RuntimeError("no <memory>")
-
-    monkeypatch.setattr(writing, "judged", judged)
-    box = writing.ContinuationBox(*pair, ["天空"], {})
-    named(box.panel, "new tokens").value, box.colours.value = 3, True
-    box.go.click()
+    monkeypatch.setattr(writing, "judged", failing("no <memory>"))
+    box = coloured(pair)
     until(lambda: "no &lt;memory&gt;" in box.legend.value)
     assert box.writer.wait(10) and "all new tokens used" in box.page.value
     box.go.click()
@@ -805,13 +813,8 @@ def test_colours_that_cannot_be_made_are_an_error_that_goes_with_its_text(pair, 
 
 
 def test_an_error_while_painting_is_shown_where_the_text_would_be(pair, monkeypatch):
-    def coloured_html(*args):
-        raise RuntimeError("no <paint>")
-
-    monkeypatch.setattr(writing, "coloured_html", coloured_html)
-    box = writing.ContinuationBox(*pair, ["天空"], {})
-    named(box.panel, "new tokens").value, box.colours.value = 3, True
-    box.go.click()
+    monkeypatch.setattr(writing, "coloured_html", failing("no <paint>"))
+    box = coloured(pair)
     until(lambda: "RuntimeError: no &lt;paint&gt;" in box.page.value)
     box.colours.value = False
     assert box.writer.wait(10) and "all new tokens used" in box.page.value

@@ -31,12 +31,12 @@ NOTEBOOKS = [
 # From bottom to top: a module may import what stands in its own line or above it.
 ORDER = [
     "errors paths memory files cache_files storage fonts lessons distributed clock progress config shuffle splits",
-    "broken_lines plain_text corpus tokenizer",
+    "broken_lines plain_text corpus tokenizer full_run",
     "encoder encoding dataset batches prefetch corpus_tokenizer",
     "blockwise layers",
     "moe",
     "model",
-    "schedule optim precision training checkpoint tracking wandb_server wandb_mirror decoding supervisor",
+    "schedule optim precision training checkpoint tracking wandb_server hosts wandb_mirror decoding supervisor",
     "generation evaluation cli plan run_lock run_state run_files interrupts faults fitting compiling saver reporting",
     "trainer runs_on_disk runs run_status quick preflight download doctor",
     "train_pretrain eval_model checks",
