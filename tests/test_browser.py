@@ -165,9 +165,10 @@ def use_07(page: Page) -> None:
     page.press("Continue")
     page.wait_text("Earlier texts (")
     page.choose("Model", page.control("Model").locator("option").last.inner_text())
+    page.wait_text("Press Continue")  # another model begins on an empty page
     page.slide("top-k (0: off)", "ArrowRight", times=5)
     page.slide("repetition penalty", "ArrowRight", times=3)
-    page.changes(" tokens in ", lambda: page.press("Continue"))
+    page.changes("Press Continue", lambda: page.press("Continue"))
     page.page.locator(".widget-html span[title]", has_text="上").first.hover()
     walked = page.walk("Prompt", 16)
     assert {"Continue", "Stop", "Clear"} <= set(walked), walked
@@ -219,8 +220,8 @@ def test_a_notebook_runs_looks_well_in_both_themes_and_its_widgets_work(browser,
 
 
 AGAIN = {  # notebooks that use what others left in out/, and what they say of it
-    3: "Model: out/pretrain_128.pth",
-    6: "Already there: ",
+    3: r"Model: \S*\bpretrain_128\.pth: ",
+    6: r"Already there: ",
 }
 
 
@@ -232,7 +233,7 @@ def test_a_notebook_runs_again_with_all_that_lies_there(browser, lab, number, ca
         assert page.restart_and_run_all(200), page.problems()
         assert not page.problems() and not page.dialogs()
         said = "".join("".join(o.get("text", [])) for cell in page.cells() for o in cell.get("outputs", []))
-        assert AGAIN[number] in said
+        assert re.search(AGAIN[number], said), said
     with capsys.disabled():
         print(f"\n{LESSONS[number - 1].name} again, with a full out/: {time.monotonic() - started:.0f} s")
 

@@ -46,7 +46,8 @@ def status_line(progress: Progress) -> str:
     if not progress.tokens:
         return ended
     speed = f", {progress.tokens / progress.seconds:.0f} a second" if progress.seconds > 0 else ""
-    return f"{ended} · {progress.tokens} tokens in {progress.seconds:.1f} s{speed}"
+    tokens = "token" if progress.tokens == 1 else "tokens"
+    return f"{ended} · {progress.tokens} {tokens} in {progress.seconds:.1f} s{speed}"
 
 
 def progress_html(progress: Progress | None, body: str | None = None) -> str:
