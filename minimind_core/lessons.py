@@ -31,6 +31,7 @@ class Lesson:
     laptop_gigabytes: float | None
     gpu_minutes: float | None = None
     limit_seconds: int = 80
+    further_minutes: int = 0  # for what goes deeper and is folded, on top of learner_minutes
 
     @property
     def path(self) -> Path:
@@ -47,8 +48,10 @@ class Lesson:
         """The line about time in the notebook's header."""
         laptop, gpu = spoken_minutes(self.laptop_minutes), spoken_minutes(self.gpu_minutes)
         memory = "" if self.laptop_gigabytes is None else f" and {self.laptop_gigabytes:.1f} GB of memory"
+        further = f", {self.further_minutes} more for what is folded under *Further*" if self.further_minutes else ""
         return (
-            f"**Time** About {self.learner_minutes} minutes of yours, and {self.exercise_minutes} for the exercises. "
+            f"**Time** About {self.learner_minutes} minutes of yours{further}, and {self.exercise_minutes} for the "
+            "exercises. "
             f"Computing: laptop {laptop}{memory} · RTX 4090 {gpu}"
         )
 
@@ -111,7 +114,7 @@ LESSONS = (
             "download: download",
         ),
         learner_minutes=40,
-        exercise_minutes=75,
+        exercise_minutes=65,
         laptop_minutes=0.2,
         laptop_gigabytes=0.4,
     ),
@@ -133,7 +136,7 @@ LESSONS = (
         learner_minutes=40,
         exercise_minutes=55,
         laptop_minutes=0.3,
-        laptop_gigabytes=0.7,
+        laptop_gigabytes=0.8,
     ),
     Lesson(
         number=3,
@@ -149,9 +152,10 @@ LESSONS = (
             "model: MiniMindBlock MiniMindLM parameter_count active_parameter_count",
         ),
         learner_minutes=60,
-        exercise_minutes=60,
+        exercise_minutes=70,
         laptop_minutes=1.0,
         laptop_gigabytes=0.7,
+        further_minutes=15,
     ),
     Lesson(
         number=4,
@@ -165,8 +169,9 @@ LESSONS = (
         ),
         learner_minutes=40,
         exercise_minutes=50,
-        laptop_minutes=1.1,
+        laptop_minutes=1.0,
         laptop_gigabytes=0.6,
+        further_minutes=20,
     ),
     Lesson(
         number=5,
@@ -183,9 +188,10 @@ LESSONS = (
             "preflight: training_memory",
         ),
         learner_minutes=40,
-        exercise_minutes=50,
+        exercise_minutes=45,
         laptop_minutes=0.4,
-        laptop_gigabytes=0.9,
+        laptop_gigabytes=0.6,
+        further_minutes=20,
     ),
     Lesson(
         number=6,
@@ -204,8 +210,8 @@ LESSONS = (
         ),
         learner_minutes=40,
         exercise_minutes=41,
-        laptop_minutes=3.9,
-        laptop_gigabytes=0.9,
+        laptop_minutes=3.6,
+        laptop_gigabytes=0.8,
         limit_seconds=240,
     ),
     Lesson(
@@ -220,8 +226,8 @@ LESSONS = (
             "runs_on_disk: list_runs",
         ),
         learner_minutes=40,
-        exercise_minutes=33,
-        laptop_minutes=0.4,
+        exercise_minutes=36,
+        laptop_minutes=0.5,
         laptop_gigabytes=0.5,
     ),
 )

@@ -306,6 +306,11 @@ class Page:
     def choose(self, description: str, label: str, which: int = 0) -> None:
         self.control(description, which).locator("select").first.select_option(label=label)
 
+    def choose_last(self, description: str) -> None:
+        """The last entry of a drop-down, whatever it says: ages of files change while one looks."""
+        drop_down = self.control(description).locator("select").first
+        drop_down.select_option(index=drop_down.locator("option").count() - 1)
+
     def press(self, text: str, which: int = 0) -> None:
         self.page.locator(".jp-OutputArea-output button", has_text=text).nth(which).click()
 

@@ -163,8 +163,9 @@ def use_07(page: Page) -> None:
     page.press("世界上最高的山峰是")
     page.slide("new tokens", "Home")
     page.press("Continue")
+    page.wait_text("1 token in ")
     page.wait_text("Earlier texts (")
-    page.choose("Model", page.control("Model").locator("option").last.inner_text())
+    page.choose_last("Model")
     page.wait_text("Press Continue")  # another model begins on an empty page
     page.slide("top-k (0: off)", "ArrowRight", times=5)
     page.slide("repetition penalty", "ArrowRight", times=3)

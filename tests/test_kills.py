@@ -18,7 +18,7 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("words", "kills"),
     [
-        ("--random 5 --points 1 --real 0 --pairs 0", 9),
+        ("--random 3 --points 1 --real 0 --pairs 0 --kinds fast seed-moe", 6),
         ("--random 0 --points 0 --real 0 --pairs 1 --kinds fast-moe", 2),
     ],
     ids=["alone", "two processes"],

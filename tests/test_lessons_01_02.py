@@ -524,8 +524,6 @@ def test_pictures_of_02(tokenizer):
         for d in (data, packed)
     ]
     drawn(lambda: token_plots.mask_image(batches[0][2]))
-    drawn(lambda: token_plots.padding_cost({128: (0.0, 0.5), 512: (0.3, 0.0)}))
-    drawn(lambda: token_plots.padding_cost({512: (0.0, 0.0)}))
     curves = {"a": [0.5, 1.0], "b": [0.5, 0.9]}
     costs = {300: (300, 1000), 400: (400, 1100), 6400: (6400, 7100), 150_000: (150_000, 150_700)}
     drawn(lambda: token_plots.compression((300, 6400), curves, costs))

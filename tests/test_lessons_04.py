@@ -14,7 +14,7 @@ pytest.importorskip("ipywidgets")
 nbformat = pytest.importorskip("nbformat")
 
 
-from minimind_core import Hooks, get_lr  # noqa: E402
+from minimind_core import Hooks  # noqa: E402
 from minimind_core.checks import schedule as checks  # noqa: E402
 from minimind_core.lessons import LESSONS  # noqa: E402
 from minimind_core.plots import schedule as plots  # noqa: E402
@@ -223,10 +223,9 @@ def test_every_exercise_states_its_stars_and_minutes_and_is_checked():
     assert text.count("<summary>Hint</summary>") == text.count("<summary>Solution</summary>") == 5
 
 
-def test_the_folded_solution_of_exercise_5_is_right_and_the_seeds_formula_is_the_courses():
+def test_the_folded_solution_of_exercise_5_is_right_and_half_a_cosine_too():
     text = "\n".join(cell.source for cell in CELLS if cell.cell_type == "markdown")
     given: dict = {}
     exec(re.search(r"```python\n(def my_layer_factor.*?)```", text, re.DOTALL).group(1), given)
     assert checks.check_layer_factor(given["my_layer_factor"])
-    exec(re.search(r"```python\n(def my_get_lr.*?)```", text, re.DOTALL).group(1), given | {"math": math})
-    assert checks.check_get_lr(get_lr)
+    assert checks.check_half_cosine(checks.half_cosine)

@@ -37,7 +37,7 @@ def raises(*_):
 
 
 ALL_CHECKS = (
-    checks_04.check_get_lr,
+    checks_04.check_half_cosine,
     checks_04.check_half_step,
     checks_04.check_warmup_cosine,
     checks_04.check_update_rates,
@@ -62,7 +62,7 @@ def test_answers_that_are_no_numbers_are_refused(check):
 
 
 SOLUTIONS = {
-    "my_get_lr": checks_04.check_get_lr,
+    "my_rate": checks_04.check_half_cosine,
     "my_half_step": checks_04.check_half_step,
     "my_schedule": checks_04.check_warmup_cosine,
     "my_update_rates": checks_04.check_update_rates,
@@ -91,32 +91,36 @@ def test_every_folded_solution_passes_its_check():
 # --- lesson 04 ---------------------------------------------------------------------------------------------------
 
 
-def wave(step, total, lr, height=0.5, floor=0.1):
-    return lr * floor + height * lr * (1 + math.cos(math.pi * step / total))
+def wave(share, start, end, height=0.5, turn=math.pi):
+    return end + height * (start - end) * (1 + math.cos(turn * share))
 
 
 WRONG_RATES = {
-    "floor is missing": lambda s, t, lr: wave(s, t, lr, floor=0),
-    "schedule.cosine": cosine,
-    "2 · lr": lambda s, t, lr: wave(s, t, lr, height=1),
-    "π is missing": lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(s / t)),
-    "whole turn": lambda s, t, lr: wave(2 * s, t, lr),
-    "radians": lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(180 * s / t)),
-    "//": lambda s, t, lr: wave(s // t, 1, lr),
-    "rises": lambda s, t, lr: wave(t - s, t, lr),
-    "larger of the two": lambda s, t, lr: max(lr / 10, wave(s, t, lr, floor=0)),
-    "the rate is": lambda s, t, lr: lr,
+    "`end` is missing": lambda s, t, a, b: wave(s / t, a, b) - b,
+    "begins at start + end": lambda s, t, a, b: b + wave(s / t, a, 0),
+    "0.5 is missing": lambda s, t, a, b: wave(s / t, a, b, height=1),
+    "π is missing": lambda s, t, a, b: wave(s / t, a, b, turn=1),
+    "whole turn": lambda s, t, a, b: wave(s / t, a, b, turn=2 * math.pi),
+    "radians": lambda s, t, a, b: wave(s / t, a, b, turn=180),
+    "//": lambda s, t, a, b: wave(s // t, a, b),
+    "the other way round": lambda s, t, a, b: wave(1 - s / t, a, b),
+    "straight line": lambda s, t, a, b: a + (b - a) * s / t,
+    "rise as well": lambda s, t, a, b: wave(s / t, max(a, b), min(a, b)),
+    "the rate is": lambda s, t, a, b: 2 * a,
 }
 
 
-def test_the_seeds_rate_is_right():
-    assert checks_04.check_get_lr(get_lr)
-    assert "0.000050002277" in repr(checks_04.check_get_lr(wave))
+def test_a_half_cosine_is_right_and_leads_where_the_seeds_rate_and_the_cosine_do():
+    verdict = checks_04.check_half_cosine(lambda s, t, a, b: wave(s / t, a, b))
+    assert verdict and "0.000050002277" in repr(verdict)
+    for step in (0, 17, 100):
+        assert checks_04.half_cosine(step, 100, 1.1, 0.1) == pytest.approx(get_lr(step, 100, 1.0))
+        assert checks_04.half_cosine(step, 100, 1.0, 0.1) == pytest.approx(cosine(step, 100, 1.0))
 
 
 @pytest.mark.parametrize("words", WRONG_RATES)
 def test_wrong_rates_are_recognised(words):
-    verdict = checks_04.check_get_lr(WRONG_RATES[words])
+    verdict = checks_04.check_half_cosine(WRONG_RATES[words])
     assert verdict.ok is False and words in verdict.message
 
 
@@ -155,7 +159,7 @@ WRONG_WARMUPS = {
     "step 0 gets the rate 0": lambda s, t, lr, w: cosine(s, t, lr) * min(1, s / w),
     "goes on rising": lambda s, t, lr, w: cosine(s, t, lr) * (s + 1) / w,
     "starts above lr": lambda s, t, lr, w: get_lr(s, t, lr) * factor(s, w),
-    "ends at 0": lambda s, t, lr, w: wave(s, t, lr, floor=0) * factor(s, w),
+    "ends at 0": lambda s, t, lr, w: wave(s / t, lr, 0) * factor(s, w),
     "begins behind": lambda s, t, lr, w: lr * (s + 1) / w if s < w else cosine(s - w, t - w, lr),
     "divides by it": lambda s, t, lr, w: cosine(s, t, lr) * min(1, (s + 1) / w),
     "the factor is 1": lambda s, t, lr, w: cosine(s, t, lr) * (factor(s, w) if w else 0),

@@ -205,7 +205,7 @@ def test_each_part_keeps_what_the_lesson_says():
     tokens = 4 * 63
     swiglu = SMALL.n_layers * tokens * 4 * (4 * SMALL.ffn_dim + SMALL.dim)  # four of its width, and what went in
     assert parts["SwiGLU"] == swiglu
-    assert parts["attention, its weights"] == SMALL.n_layers * 4 * SMALL.n_heads * 63 * 63 * 4
+    assert parts["attention, its shares"] == SMALL.n_layers * 4 * SMALL.n_heads * 63 * 63 * 4
     assert parts["scores"] == pytest.approx(tokens * 4 * (SMALL.vocab_size + SMALL.dim), rel=0.01)
     assert parts["token ids"] == tokens * 8
 
@@ -223,7 +223,7 @@ def test_16_bits_keep_less_but_not_half():
     full = sum(steps.kept_by_part(model, batch).values())
     half = steps.kept_by_part(model, batch, autocast_context(CPU, torch.float16))
     assert 0.5 < sum(half.values()) / full < 0.85
-    assert "attention, its weights" not in half, "torch's fused attention makes them again in backward"
+    assert "attention, its shares" not in half, "torch's fused attention makes them again in backward"
 
 
 def test_an_error_in_forward_leaves_no_hook_behind():

@@ -49,6 +49,8 @@ def test_a_stub_is_not_an_error(check):
         (check_lost_share, lambda i, u, s, h: s / i + i / 2 / 3600 / h, "counts updates"),
         (check_lost_share, lambda i, u, s, h: 100 * lost_share(i, u, s, h), "per cent"),
         (check_lost_share, lambda i, u, s, h: i * u * lost_share(i, u, s, h), "seconds for each interval"),
+        (check_lost_share, lambda i, u, s, h: s / (i * u + s) + i * u / 7200 / h, "saving is not training"),
+        (check_lost_share, lambda i, u, s, h: (s + (i * u) ** 2 / 7200 / h) / (i * u + s), "without the save"),
         (check_lost_share, lambda i, u, s, h: 0.5, "yours is 0.5"),
         (check_lost_share, lambda i, u, s, h: 1 / 0, "ZeroDivisionError"),
     ],

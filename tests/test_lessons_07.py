@@ -28,7 +28,7 @@ from minimind_core import (
     train_tokenizer,
 )
 from minimind_core.checks import sampling as checks
-from minimind_core.generation import encode_prompt, keep_top_k, keep_top_p, penalize
+from minimind_core.generation import encode_prompt, keep_top_k, keep_top_p
 from minimind_core.plots import loss_parts
 from minimind_core.plots import sampling as plots
 from minimind_core.runs import list_runs
@@ -83,10 +83,12 @@ def test_stubs_are_open_and_right_answers_pass():
             return torch.nn.functional.one_hot(logits.argmax(), len(logits)).float()
         return (logits / t).softmax(-1)
 
-    def penalty(logits, ids, strength):
-        mask = torch.zeros(len(logits), dtype=torch.bool)
-        mask[ids] = True
-        return torch.where(mask, torch.where(logits > 0, logits / strength, logits * strength), logits)
+    def min_p(logits, m):
+        p = logits.softmax(-1)
+        return logits.masked_fill(p < m * p.amax(-1, keepdim=True), -torch.inf)
+
+    def min_p_by_difference(logits, m):  # without rounding on the edge
+        return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(m) - 1e-6, -1e9)
 
     def top(logits, k, p):
         return keep_top_p(keep_top_k(logits, k), p)
@@ -96,7 +98,7 @@ def test_stubs_are_open_and_right_answers_pass():
 
     for check, answers in (
         (checks.check_temperature, [temperature]),
-        (checks.check_penalty, [penalty]),
+        (checks.check_min_p, [min_p, min_p_by_difference]),
         (checks.check_top_k_top_p, [top, top_with_large_numbers]),
         (
             checks.check_perplexity,
@@ -139,34 +141,28 @@ def test_check_temperature_names_the_mistake(answer, words):
     said(checks.check_temperature(answer), words)
 
 
-def _mask(x, ids):
-    return torch.zeros(len(x), dtype=torch.bool).scatter(0, torch.tensor(ids), True)
-
-
-def _every_mention(x, ids, s):
-    x = x.clone()
-    for i in ids:
-        x[i] = x[i] / s if x[i] > 0 else x[i] * s
-    return x
+def _cut(x, dropped):
+    return x.masked_fill(dropped, -torch.inf)
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda x, ids, s: torch.where(_mask(x, ids), x / s, x), "negative logit is divided"),
-        (lambda x, ids, s: torch.where(_mask(x, ids), x * s, x), "positive logit is multiplied"),
-        (lambda x, ids, s: torch.where(_mask(x, ids), x - s, x), "subtracted"),
-        (lambda x, ids, s: torch.where(x > 0, x / s, x * s), "every token"),
-        (lambda x, ids, s: penalize(x[None], ~_mask(x, ids)[None], s)[0], "wrong way round"),
-        (lambda x, ids, s: x.clone(), "nothing has changed"),
-        (_every_mention, "three times"),
-        (lambda x, ids, s: torch.where(_mask(x, ids), x * 0, x), "became"),
-        (lambda x, ids, s: x.mul_(s), "have changed"),
-        (lambda x, ids, s: _mask(x, ids), "mask"),
+        (lambda x, m: _cut(x, x.softmax(-1) < m), "not where it is at least m"),
+        (lambda x, m: _cut(x, x.softmax(-1) < m * x.softmax(-1).max()), "every row has its own"),
+        (lambda x, m: _cut(x, x < m * x.amax(-1, keepdim=True)), "logits are compared"),
+        (lambda x, m: _cut(x, x.softmax(-1) <= m * x.softmax(-1).amax(-1, keepdim=True)), "dropped as well"),
+        (lambda x, m: _cut(x, x.softmax(-1) >= m * x.softmax(-1).amax(-1, keepdim=True)), "wrong ones are kept"),
+        (lambda x, m: keep_top_p(x, m), "that is top-p"),
+        (lambda x, m: x.softmax(-1), "those are probabilities"),
+        (lambda x, m: x * (x.softmax(-1) >= m * x.softmax(-1).amax(-1, keepdim=True)), "dropped logits are 0"),
+        (lambda x, m: x.clone(), "8 tokens should stay"),
+        (lambda x, m: x.sub_(1), "have changed"),
+        (lambda x, m: x[0], "(2, 4)"),
     ],
 )
-def test_check_penalty_names_the_mistake(answer, words):
-    said(checks.check_penalty(answer), words)
+def test_check_min_p_names_the_mistake(answer, words):
+    said(checks.check_min_p(answer), words)
 
 
 def _k_then(p_part):

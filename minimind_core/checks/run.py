@@ -44,9 +44,9 @@ def check_cost(answer: Callable) -> Verdict:
 
 
 def check_snapshot(answer: Callable) -> Verdict:
-    """`answer(rows, snapshots)` returns the snapshot's update with the lowest held-out loss.
+    """`answer(lines, kept)` returns the update with the lowest held-out loss among those of which weights were kept.
 
-    `rows` are lines of a metrics file, `snapshots` the updates of which weights were kept.
+    `lines` are those of a metrics file, `kept` the updates.
     """
     looks = {0: 8.0, 10: 5.1, 20: 5.0, 30: 4.9, 40: 5.4, 50: 5.6, 60: 5.9}
     rows: list[dict[str, float]] = [{"step": 0, "held_out_loss": looks[0]}]
@@ -73,7 +73,7 @@ def check_snapshot(answer: Callable) -> Verdict:
 
 
 def lost_share(interval: int, seconds_per_update: float, seconds_per_save: float, hours_between_kills: float) -> float:
-    """Share of the training time that goes into saving and, on average, into making again what a kill took.
+    """Seconds that go, for each second of training, into saving and on average into making again what a kill took.
 
     Young 1974, "A first order approximation to the optimum checkpoint interval".
     """
@@ -82,7 +82,7 @@ def lost_share(interval: int, seconds_per_update: float, seconds_per_save: float
 
 
 def check_lost_share(answer: Callable) -> Verdict:
-    """`answer(interval, seconds_per_update, seconds_per_save, hours_between_kills)` returns a share, 0 to 1."""
+    """`answer(interval, seconds_per_update, seconds_per_save, hours_between_kills)`: see `lost_share`."""
     interval, update, save, hours = given = (500, 0.4, 3.0, 2.0)
     found = attempt(answer, *given)
     if isinstance(found, Verdict):
@@ -107,7 +107,12 @@ def check_lost_share(answer: Callable) -> Verdict:
         ),
         "the interval counts updates: multiply it by the seconds of one.": save / interval
         + interval / 2 / 3600 / hours,
-        "that is in per cent; a share lies between 0 and 1.": 100 * right,
+        "that is in per cent: seconds per second are asked for.": 100 * right,
+        "saving is not training: divide by the interval's own seconds, without the save.": (
+            save / (interval * update + save) + again
+        ),
+        "both are counted per second of training: without the save.": (save + again * interval * update)
+        / (interval * update + save),
         "those are seconds for each interval: divide by the interval's own seconds.": right * interval * update,
     }
     return _wrong(found, typical, f"for the test's {given} it is {right:.4f}, yours is {found}.")

@@ -1,4 +1,4 @@
-"""Checks of lesson 07: temperature, repetition penalty, top-k with top-p, perplexity, bits per byte.
+"""Checks of lesson 07: temperature, min-p, top-k with top-p, perplexity, bits per byte.
 
 Each recognises the answers that are usually given first, and says what is wrong with them.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..generation import keep_top_k, keep_top_p, penalize
+from ..generation import keep_top_k, keep_top_p
 from .verdict import Verdict, attempt, wrong_shape
 
 UNSORTED = "top-p: the right number of tokens stay, but in sorted places; scatter the mask back to the tokens' own."
@@ -72,51 +72,48 @@ def check_temperature(answer: Callable) -> Verdict:
     return Verdict.right("a low temperature sharpens, a high one flattens, and 0 is the greedy choice.")
 
 
-def check_penalty(answer: Callable) -> Verdict:
-    """answer(logits (V,), ids, penalty) → logits (V,), the ids' tokens made less likely, each once."""
-    logits = torch.tensor([2.0, -1.0, 0.5, -3.0, 1.0, 0.0])
-    penalty = 2.0
-
-    def seen(ids: list[int]) -> Tensor:
-        return torch.zeros(len(logits), dtype=torch.bool).scatter(0, torch.tensor(ids), True)
-
-    for ids in ([0, 1, 2], [0, 0, 1, 0, 3]):
-        found = _answer(answer, logits, ids, penalty)
+def check_min_p(answer: Callable) -> Verdict:
+    """answer(logits (B, V), m) → (B, V): -inf where a token is less than m times as probable as its row's likeliest."""
+    # The second row's logits lie 3 higher: only probabilities can be compared.
+    chances = torch.tensor([[0.15, 0.5, 0.1, 0.25], [0.05, 0.11, 0.2, 0.64]])
+    logits = chances.log() + torch.tensor([[0.0], [3.0]])
+    for m in (0.24, 0.499, 1.0):
+        found = _answer(answer, logits, m)
         if isinstance(found, Verdict):
             return found
-        mask = seen(ids)
-        if _close(found, penalize(logits[None], mask[None], penalty)[0]):
+        most = chances.amax(dim=-1, keepdim=True)
+        if _keeps(found, logits, chances >= m * most):
             continue
-        if _close(found, torch.where(mask, logits / penalty, logits)):
-            return Verdict.wrong(
-                "a negative logit is divided too, which brings it closer to 0 and makes it MORE likely; multiply it."
-            )
-        if _close(found, torch.where(mask, logits * penalty, logits)):
-            return Verdict.wrong("a positive logit is multiplied, which makes a repetition more likely; divide it.")
-        if _close(found, torch.where(mask, logits - penalty, logits)):
-            return Verdict.wrong(
-                "the penalty is subtracted; here it divides (positive logits) or multiplies (negative ones)."
-            )
-        if _close(found, torch.where(logits > 0, logits / penalty, logits * penalty)):
-            return Verdict.wrong("every token is penalised; only those in ids should be.")
-        if _close(found, penalize(logits[None], ~mask[None], penalty)[0]):
-            return Verdict.wrong("the tokens that are NOT in ids are penalised: the mask is the wrong way round.")
-        if _close(found, logits):
-            return Verdict.wrong("nothing has changed: tokens in ids should lose.")
-        if len(set(ids)) < len(ids) and _close(found, _once_per_mention(logits, ids, penalty)):
-            return Verdict.wrong("a token that stands in ids three times is penalised three times; once is enough.")
-        number = int((found - penalize(logits[None], mask[None], penalty)[0]).abs().argmax())
-        return Verdict.wrong(
-            f"with ids {ids} and penalty {penalty:g}, logit {float(logits[number]):g} became {float(found[number]):g}."
-        )
-    return Verdict.right("seen tokens lose whichever sign their logit has, and each loses once.")
+        typical = {
+            "the likeliest token is dropped as well: it is 1 times as probable as itself.": chances > most,
+            "min-p compares with the likeliest token: keep where p is at least m times p of that one, not where it is "
+            "at least m.": chances >= m,
+            "the likeliest of the whole batch is taken; every row has its own: amax(dim=-1, keepdim=True).": chances
+            >= m * chances.max(),
+            "logits are compared; their ratio says nothing, since they may be negative. Softmax first.": logits
+            >= m * logits.amax(dim=-1, keepdim=True),
+            "the wrong ones are kept: those BELOW the limit go.": chances < m * most,
+            "that is top-p: it adds probabilities up; min-p compares each one with the likeliest.": keep_top_p(
+                logits, m
+            ).isfinite(),
+        }
+        for words, kept in typical.items():
+            if _keeps(found, logits, kept):
+                return Verdict.wrong(words)
+        if _close(found, logits.softmax(-1) * (chances >= m * most)) or _close(found, logits.softmax(-1)):
+            return Verdict.wrong("those are probabilities; the logits are asked for, with -inf at what is dropped.")
+        if torch.equal(found == 0, chances < m * most):
+            return Verdict.wrong("dropped logits are 0, which may be more likely than before; they should be -inf.")
+        stay = int((found > -1e8).sum())
+        return Verdict.wrong(f"with m {m:g}, {int((chances >= m * most).sum())} of 8 tokens should stay, not {stay}.")
+    return Verdict.right("each row keeps what comes near its own likeliest token: few where the model is sure.")
 
 
-def _once_per_mention(logits: Tensor, ids: list[int], penalty: float) -> Tensor:
-    for number in ids:
-        mask = torch.arange(len(logits)) == number
-        logits = penalize(logits[None], mask[None], penalty)[0]
-    return logits
+def _keeps(found: Tensor, logits: Tensor, kept: Tensor) -> bool:
+    """Whether `found` is `logits` with a large negative number at what is not kept."""
+    return (
+        found.shape == logits.shape and _close(found.where(kept, logits), logits) and bool((found < -1e8)[~kept].all())
+    )
 
 
 def check_top_k_top_p(answer: Callable) -> Verdict:

@@ -9,7 +9,9 @@ from typing import Any
 from ..schedule import cosine, get_lr, warmup
 from .verdict import Verdict, attempt
 
-CASES = ((0, 44160, 5e-4), (11040, 44160, 5e-4), (22080, 44160, 5e-4), (44100, 44160, 5e-4), (7, 100, 2e-3))
+CASES = (  # step, total, start, end: the seed's schedule at four steps, then one that rises
+    *((step, 44160, 5.5e-4, 5e-5) for step in (0, 11040, 22080, 44100)), (7, 100, 1e-4, 2e-3),
+)  # fmt: skip
 RUNS = ((44160, 5e-4), (1000, 2e-3), (7, 1.0))
 
 
@@ -36,51 +38,56 @@ def _numbers(answer: Callable, cases: Sequence[tuple]) -> list[float] | Verdict:
     return found
 
 
-def check_get_lr(answer: Callable[[int, int, float], float]) -> Verdict:
-    """Exercise 1: the seed's rate, `answer(step, total, lr)`."""
+def half_cosine(step: int, total: int, start: float, end: float) -> float:
+    """Half a cosine from `start` at step 0 to `end` at step `total`."""
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * step / total))
+
+
+def check_half_cosine(answer: Callable[[int, int, float, float], float]) -> Verdict:
+    """Exercise 1: a rate on half a cosine between any two rates, `answer(step, total, start, end)`."""
     found = _numbers(answer, CASES)
     if isinstance(found, Verdict):
         return found
 
-    def each(formula: Callable[[int, int, float], float]) -> list[float]:
-        return [formula(*case) for case in CASES]
+    def each(formula: Callable[[float, float, float], float]) -> list[float]:
+        return [formula(step / total, start, end) for step, total, start, end in CASES]
+
+    def wave(share: float, turn: float = math.pi) -> float:
+        return 0.5 * (1 + math.cos(turn * share))
 
     wrong = {
-        "the floor is missing: at the end yours is 0. Add lr/10.": each(lambda s, t, lr: get_lr(s, t, lr) - lr / 10),
-        "yours starts at lr: that is schedule.cosine. The seed adds lr/10 to a whole cosine: it starts above.": each(
-            cosine
+        "`end` is missing: at the end of the run yours is 0.": each(lambda x, s, e: (s - e) * wave(x)),
+        "yours begins at start + end, as the seed's formula adds its floor to a whole lr. Only start - end lies "
+        "between the two.": each(lambda x, s, e: e + s * wave(x)),
+        "the 0.5 is missing: cos goes from 1 to -1, so 1 + cos goes from 2 to 0.": each(
+            lambda x, s, e: e + 2 * (s - e) * wave(x)
         ),
-        "without the 0.5 the cosine part starts at 2 · lr: cos goes from 1 to -1, so 1 + cos goes from 2 to 0.": each(
-            lambda s, t, lr: lr / 10 + lr * (1 + math.cos(math.pi * s / t))
-        ),
-        "the π is missing: cos(step/total) alone never comes near -1.": each(
-            lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(s / t))
-        ),
-        "2π is a whole turn: yours falls and rises again. Half a turn, π, goes from 1 to -1.": each(
-            lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(2 * math.pi * s / t))
+        "the π is missing: cos(step/total) alone never comes near -1.": each(lambda x, s, e: e + (s - e) * wave(x, 1)),
+        "2π is a whole turn: yours goes and comes back. Half a turn, π, goes from 1 to -1.": each(
+            lambda x, s, e: e + (s - e) * wave(x, 2 * math.pi)
         ),
         "degrees? math.cos takes radians: half a turn is math.pi, not 180.": each(
-            lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(180 * s / t))
+            lambda x, s, e: e + (s - e) * wave(x, 180)
         ),
-        "// cuts step/total down to 0: use /.": each(
-            lambda s, t, lr: lr / 10 + 0.5 * lr * (1 + math.cos(math.pi * (s // t)))
+        "// cuts step/total down to 0: use /.": each(lambda x, s, e: e + (s - e) * wave(x // 1)),
+        "yours goes the other way round, from end to start: 1 - cos, or start and end exchanged.": each(
+            lambda x, s, e: s + (e - s) * wave(x)
         ),
-        "max takes the larger of the two; the seed adds the floor to the wave, which is why it starts above lr.": each(
-            lambda s, t, lr: max(lr / 10, 0.5 * lr * (1 + math.cos(math.pi * s / t)))
-        ),
-        "yours rises: 1 - cos instead of 1 + cos.": each(
-            lambda s, t, lr: lr / 10 + 0.5 * lr * (1 - math.cos(math.pi * s / t))
+        "that is a straight line: where is the cosine?": each(lambda x, s, e: s + (e - s) * x),
+        "right downwards, but the curve may rise as well: no max, min or abs.": each(
+            lambda x, s, e: max(s, e) + (min(s, e) - max(s, e)) * (1 - wave(x))
         ),
     }
     if (verdict := _named(found, wrong)) is not None:
         return verdict
-    for case, value, wanted in zip(CASES, found, each(get_lr), strict=True):
-        if not _same([value], [wanted]):
-            step, total, lr = case
+    for case, value in zip(CASES, found, strict=True):
+        if not _same([value], [half_cosine(*case)]):
+            step, total, start, end = case
             return Verdict.wrong(
-                f"at step {step} of {total} with lr={lr} the rate is {wanted:.12f}, yours is {value:.12f}."
+                f"at step {step} of {total} from {start:g} to {end:g} the rate is {half_cosine(*case):.12f}, yours is "
+                f"{value:.12f}."
             )
-    return Verdict.right(f"to the last digit of the seed's log, {found[3]:.12f}.")
+    return Verdict.right(f"from 1.1 · lr to lr/10 it is the seed's schedule: {found[3]:.12f}, as in MiniMind's log.")
 
 
 def half_step(total: int, lr: float) -> int:

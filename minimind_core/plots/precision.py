@@ -182,10 +182,11 @@ def windows(iter_per_epoch: int, accumulation: int) -> Figure:
         axes.add_patch(Rectangle((step, 0), 0.94, 1, color=colour))
         axes.text(step + 0.47, 0.5, str(step), ha="center", va="center", fontsize=9)
         if hooks.closes_window(step):
-            axes.text(step + 0.47, -0.45, "▲ update", ha="center", va="center", fontsize=9)
+            axes.text(step + 0.47, -0.3, "▲", ha="center", va="center", fontsize=9)
+            axes.text(step + 0.47, -0.75, "update", ha="center", va="center", fontsize=9)
     axes.set(
         xlim=(-0.5, iter_per_epoch + 0.5),
-        ylim=(-0.8, 1.8),
+        ylim=(-1.0, 1.8),
         title=f"{iter_per_epoch} micro-batches, {accumulation} to an update: the last window is short",
     )
     axes.axis("off")

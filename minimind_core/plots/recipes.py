@@ -26,7 +26,8 @@ NOT_LEARNING = {  # differences that change nothing in what is learned from a to
 def ladder(path: Path = RESULTS) -> list[dict[str, Any]]:
     """The lines of the measured ladder from seed to fast: name, what changed, losses of each seed at equal tokens.
 
-    Each is {"name", "changed": {field: (before, now)}, "losses": {seed: loss}, "tokens", "size"}.
+    Each is {"name", "changed": {field: (before, now)}, "losses": {seed: loss}, "tokens", "size", "rate"}; `rate` is the
+    highest learning rate of the run.
     """
     runs = [run for run in json.loads(path.read_text(encoding="utf-8"))["runs"] if run["sight"]]
     final = max(run["tokens"] for run in runs)
@@ -35,7 +36,7 @@ def ladder(path: Path = RESULTS) -> list[dict[str, Any]]:
         mine = [run for run in runs if run["tokens"] == final and _line_of(run, runs) == name]
         losses = {run["seed"]: run["curve"][-1][1] for run in mine}
         found[name] = {"name": name, "recipe": mine[-1]["recipe"], "losses": losses, "tokens": final}
-        found[name]["size"] = mine[-1]["size"]
+        found[name] |= {"size": mine[-1]["size"], "rate": mine[-1]["rate"]}
     lines = sorted(found.values(), key=lambda line: _differences(line["recipe"]), reverse=True)
     before = lines[0]["recipe"]
     for line in lines:
@@ -61,8 +62,8 @@ def _differences(recipe: dict[str, Any]) -> int:
 
 def recipe_gains(path: Path = RESULTS) -> HTML:
     """A table of every difference between the recipes with what it gains in held-out loss at equal tokens."""
-    rows, before = [], None
-    lines = ladder(path)
+    lines, before = ladder(path), None
+    rows = [["seed, at MiniMind's own rate", *_as_given(path), "", ""]]
     for line in lines:
         seeds = line["losses"]
         gain = missed = ""
@@ -71,17 +72,28 @@ def recipe_gains(path: Path = RESULTS) -> HTML:
             without = _without(line["name"], path) or (before if line in lines[-2:] else None)
             missed = _difference(without, lines[-1]["losses"]) if without else ""
         changed = ", ".join(f"{field} {old} → {new}" for field, (old, new) in line["changed"].items())
-        rows.append([line["name"], changed, f"{mean(seeds.values()):.3f}", gain, missed, len(seeds)])
+        if not before or "lr_scale" in line["changed"]:
+            changed += f"{', here ' if changed else ''}highest rate {line['rate']:g}"
+        rows.append([line["name"], changed, len(seeds), f"{mean(seeds.values()):.3f}", gain, missed])
         before = seeds
     seed, fast = RECIPES["seed"], RECIPES["fast"]
     for field, said in NOT_LEARNING.items():
-        rows.append(["", f"{field} {getattr(seed, field)} → {getattr(fast, field)}", "", said, "", ""])
+        rows.append(["", f"{field} {getattr(seed, field)} → {getattr(fast, field)}", "", "", said, ""])
     size = lines[0]["size"]
     caption = (
         f"dim {size['dim']} × {size['layers']} layers, {lines[0]['tokens']:,} tokens; ±: half of the spread of repeats"
     )
-    heads = ["line by line", "what changes", "held-out loss", "gain", "missed by fast without it", "repeats"]
+    heads = ["line by line", "what changes", "repeats", "held-out loss", "gain", "fast without it loses"]
     return table(heads, rows, caption)
+
+
+def _as_given(path: Path) -> tuple[str, int, str]:
+    """The seed recipe at the rate that MiniMind's script has: that rate, how many runs, their mean loss."""
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    given = [run for run in runs if run["name"].startswith("seed at its own ")]
+    if not given:
+        return "not measured", 0, ""
+    return f"highest rate {given[0]['rate']:g}", len(given), f"{mean(run['curve'][-1][1] for run in given):.3f}"
 
 
 def _without(name: str, path: Path) -> dict[int, float]:

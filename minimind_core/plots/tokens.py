@@ -146,23 +146,6 @@ def mask_image(masks: np.ndarray, title: str = "Which positions count") -> Figur
     return figure
 
 
-def padding_cost(shares: dict[int, tuple[float, float]]) -> Figure:
-    """For each max_length: what share of the positions is padding, and what share of the tokens is cut off, in %."""
-    figure, (left, right) = subplots(1, 2, figsize=(9, 3.0))
-    names = [str(length) for length in shares]
-    for axes, which, colour, label in (
-        (left, 0, GREY, "positions that are padding, %"),
-        (right, 1, ORANGE, "tokens that are cut off, %"),
-    ):
-        values = [100 * share[which] for share in shares.values()]
-        bars = axes.bar(names, values, color=colour, width=0.6)
-        axes.bar_label(bars, fmt="%.1f", padding=2)
-        axes.set(xlabel="max_length, tokens", ylabel=label, ylim=(0, max(*values, 1) * 1.2))
-    left.set_title("Longer rows: computed for nothing")
-    right.set_title("Shorter rows: never seen")
-    return figure
-
-
 def compression(
     sizes: Sequence[int], curves: dict[str, Sequence[float]], costs: dict[int, tuple[int, int]], mark: int = 6400
 ) -> Figure:
@@ -250,7 +233,7 @@ def mask_matters(with_mask: dict[str, list[float]], without: dict[str, list[floa
             ORANGE,
             "without the mask, as it reports",
         ),
-        ("Two runs, the text alone: it is behind", with_mask["text"], "--", GREEN, "with the mask, on the text"),
+        ("Two runs, on the text alone", with_mask["text"], "--", GREEN, "with the mask, on the text"),
     )
     for axes, (title, values, style, colour, label) in zip(panels, below, strict=True):
         axes.plot(without["text"], color=ORANGE, label="without the mask, on the text")

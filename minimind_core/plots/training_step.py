@@ -21,7 +21,7 @@ from ..precision import autocast_context
 from ..training import masked_cross_entropy
 from .style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, YELLOW, subplots
 
-PARTS = ("SwiGLU", "scores", "attention, its weights", "attention, the rest", "norms", "token ids")
+PARTS = ("SwiGLU", "scores", "attention, its shares", "attention, the rest", "norms", "token ids")
 
 
 def _part(module: str, tensor: Tensor, model: MiniMindLM, batch: int) -> str:
@@ -35,7 +35,7 @@ def _part(module: str, tensor: Tensor, model: MiniMindLM, batch: int) -> str:
         square = tensor.dim() == 4 and tensor.shape[-1] == tensor.shape[-2]  # (B, H, T, T), torch's plain way
         blocks = tensor.dim() == 3 and tensor.shape[-1] != model.config.head_dim  # (B·K, some rows, T), blockwise.py
         weights = square or (blocks and not tensor.is_complex() and tensor.shape[0] != batch)
-        return "attention, its weights" if weights else "attention, the rest"
+        return "attention, its shares" if weights else "attention, the rest"
     if ".attention." in module:
         return "attention, the rest"
     return "token ids" if name == "tok_embeddings" else "norms"
@@ -91,8 +91,8 @@ def peak_memory(config: ModelConfig, rows: int, dtype: torch.dtype, device: torc
     return torch.cuda.max_memory_allocated(device) - held
 
 
-def kept_over_rows(kept: Mapping[int, Mapping[str, float]], reckoned: Mapping[int, float], fixed: float) -> Figure:
-    """Stacked bars of what forward keeps (bytes by part), a bar per number of rows; `reckoned` bytes as marks.
+def kept_over_rows(kept: Mapping[int, Mapping[str, float]], estimated: Mapping[int, float], fixed: float) -> Figure:
+    """Stacked bars of what forward keeps (bytes by part), a bar per number of rows; `estimated` bytes as marks.
 
     `fixed` is what weights, gradients and the optimizer take whatever the rows: a line.
     """
@@ -109,9 +109,9 @@ def kept_over_rows(kept: Mapping[int, Mapping[str, float]], reckoned: Mapping[in
                     axes.text(place + 0.38, bottom + size / 2, part, va="center", fontsize=9)
             bottom += size
         totals.append(bottom)
-    marks = np.array([reckoned[rows] for rows in kept]) / 2**20
+    marks = np.array([estimated[rows] for rows in kept]) / 2**20
     places = np.arange(len(kept))
-    axes.hlines(marks, places - 0.34, places + 0.34, color=INK, linewidth=2, label="reckoned beforehand")
+    axes.hlines(marks, places - 0.34, places + 0.34, color=INK, linewidth=2, label="estimated beforehand")
     axes.axhline(fixed / 2**20, color=GREY, linestyle="--", label="weights, gradients, two means")
     axes.set(
         xticks=places,

@@ -95,7 +95,8 @@ def scale_words(groups: Mapping[str, Tensor], power: int) -> str:
     lines = [f"scale 2^{power} = {2.0**power:g}"]
     for name, values in groups.items():
         zero, infinite = lost(values, 2.0**power)
-        lines.append(f"{name}: {zero:.2%} become 0, {infinite:.2%} become inf")
+        there = int(values.count_nonzero())
+        lines.append(f"{name}: {zero:.2%} become 0, {infinite * there:,.0f} of {there:,} become inf")
         if infinite:
             lines.append("    one inf is enough: the scaler throws the whole step away and halves the scale")
     return "\n".join(lines)

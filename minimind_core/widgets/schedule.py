@@ -56,7 +56,7 @@ def design_words(name: str, lr: float, total: int, warmup_steps: int) -> str:
         f"first    {rates[0]:.3g}\n"
         f"highest  {rates[highest]:.3g}, at micro-step {highest:,}\n"
         f"last     {rates[-1]:.3g}\n"
-        f"mean     {rates.mean():.3g}, which is {rates.mean() / lr:.2f} of the peak: how far all updates go together"
+        f"mean     {rates.mean():.3g}, {rates.mean() / lr:.2f} of the peak; times the updates: how far a weight can go"
     )
 
 
