@@ -187,7 +187,7 @@ def _disks() -> Iterable[Finding]:
     """Room for the full corpus and a full run, less what lies there already, and in shared memory."""
     data, out = dataset_dir(), out_dir()
     corpus = max(0.0, DATA_BYTES - lying((data / ".download" / CORPUS.name).rglob("*")))
-    if (data / CORPUS.local_name).is_file():
+    if os.path.isfile(data / CORPUS.local_name):  # False, too, where one may not look
         corpus = 0.0
     results = OUT_BYTES - min(ENCODED_BYTES, lying((out / "cache").glob(f"{CORPUS.name}-*/*")))
     if corpus and existing_parent(data).stat().st_dev == existing_parent(out).stat().st_dev:

@@ -80,7 +80,7 @@ def doctor(network: bool = True) -> None:
 
 
 def may_lack_widgets() -> bool:
-    """Whether the program that shows this notebook is known to leave widgets blank at times: VS Code and its kin."""
+    """Whether VS Code or one of its kin shows this notebook, or started it: widgets stay blank there at times."""
     return any(name.startswith("VSCODE_") for name in os.environ)
 
 

@@ -101,14 +101,16 @@ class RunFiles:
         if missing:
             self.say(f"{shown(self.metrics.path)} lacks {missing} of the {resumed_step} updates before this one.")
 
-    def note_start(self, flags: dict[str, Any], updates: int) -> None:
+    def note_start(self, flags: dict[str, Any], updates: int, device: str) -> None:
         """Write down what the run was started with: enough to resume it, and to know its length, before any save.
 
-        And by which process and when, so that it is known whether a log (supervisor.py) tells of this start.
+        And by which process and when, so that it is known whether a log (supervisor.py) tells of this start: some
+        launchers stand between, so the process's parent may be the one that the log names.
         """
         if self.active:
             with writing(self.folder):
-                start = {"flags": flags, "updates": updates, "process": os.getpid(), "began": self.born}
+                who = {"process": os.getpid(), "parent": os.getppid(), "began": self.born, "device": device}
+                start = {"flags": flags, "updates": updates} | who
                 text = json.dumps(start, ensure_ascii=False, indent=1)
                 atomic_write(self.folder / STARTED, text.encode("utf-8"))
 

@@ -68,7 +68,7 @@ def lock_holder(folder: str | Path) -> str | None:
     """
     path = _lock_file(Path(folder))
     try:
-        with open(path, "r+", encoding="utf-8") as file:
+        with open(path, "r+" if os.name == "nt" else "r", encoding="utf-8") as file:  # it may be another user's
             taken = _take(file, shared=True)
             if taken:
                 return None

@@ -127,32 +127,50 @@ def status_of(weights: str | Path) -> RunStatus:
     """How the run of a weights file stands. Never raises for what a run may leave behind; `why` then says it."""
     weights = Path(weights)
     folder = run_folder(weights)
-    held = lock_holder(folder) is not None  # before the files are read: what ends meanwhile still counts as going
+    holder = lock_holder(folder)  # before the files are read: what ends meanwhile still counts as going
     began, started = _newest_start(weights)
-    begins = began is not None and not held and started.get("process") != began.pid and began.is_going
+    begins = _begins(began, started, holder)
     if begins and began.flags().get("resume", "True") != "True":
-        return RunStatus(weights, "starting")  # what lies here will be moved aside
+        return RunStatus(weights, "starting")  # what lies here, another run's, will be moved aside
     broken = ""
     try:
         rows, facts = read_metrics(folder / "metrics.jsonl"), read_facts(weights) or {}
     except CheckpointError as error:
         rows, facts, broken = [], {}, str(error)
     updates = started.get("updates") or facts.get("updates")
-    complete = bool(facts.get("complete")) and (not updates or facts.get("step", 0) >= updates)
+    whole = bool(facts.get("complete")) and (not updates or facts.get("step", 0) >= updates)
+    complete = whole and weights.is_file()
     state, why = "none", ""
-    if held:
-        state, why = "running", broken
+    if holder is not None:
+        state, why = "starting" if begins else "running", broken
     elif began and began.is_going:
         state = "starting" if begins else "running"  # it may be about to end
     elif broken:
         state, why = "dead", broken
     elif complete and not (began and began.status not in (0, None)):
         state = "complete"
+    elif whole and not complete:
+        state, why = "stopped", "its weights are gone; Resume writes them again from its last state"
     elif _was_asked(folder, began):
         state = "stopped"
     elif rows or began:
-        state, why = "dead", _reason(weights, began, rows)
+        state, why = "dead", _reason(weights, began, rows, str(started.get("device", "cpu")))
     return RunStatus(weights, state, why, updates, rows, started, facts)
+
+
+def _begins(began: LastStart | None, started: dict[str, Any], holder: str | None) -> bool:
+    """Whether the log's last start is at work and has not yet written down what it is (started.json).
+
+    It may hold the lock by then: it reads what it resumes, and compiles, before it writes.
+    """
+    if began is None or not began.is_going or holder not in (None, "?", str(began.pid)):
+        return False
+    return not (_is_of(started, began) and started["began"] >= began.began - STAMPS_ARE_WHOLE)
+
+
+def _is_of(started: dict[str, Any], began: LastStart) -> bool:
+    """Whether started.json was written by that process, or by one that it started (torchrun's, or a launcher's)."""
+    return began.pid in (started.get("process"), started.get("parent"))
 
 
 def _newest_start(weights: Path) -> tuple[LastStart | None, dict[str, Any]]:
@@ -167,7 +185,7 @@ def _newest_start(weights: Path) -> tuple[LastStart | None, dict[str, Any]]:
         time.sleep(0.02)
     started = _started(run_folder(weights))
     last_word = (began.ended or began.began) + STAMPS_ARE_WHOLE if began else 0.0
-    if began and started.get("process") not in (None, began.pid) and started["began"] > last_word:
+    if began and started.get("process") and not _is_of(started, began) and started["began"] > last_word:
         began = None
     return began, started
 
@@ -177,11 +195,14 @@ def log_file(weights: str | Path) -> Path:
     return Path(weights).with_suffix(".log")
 
 
-def log_tail(weights: str | Path, lines: int = 8) -> list[str]:
-    """The last lines of what a run said: of train.log, or before there is one, of its process; untrusted text."""
+def log_tail(weights: str | Path, lines: int = 8, begins: bool = False) -> list[str]:
+    """The last lines of what a run said: of train.log, or before there is one, of its process; untrusted text.
+
+    `begins`: a train.log that lies there is that of another run, which will be moved aside.
+    """
     with suppress(OSError):
         text = (run_folder(weights) / "train.log").read_text(encoding="utf-8", errors="replace")
-        if text.strip():
+        if text.strip() and not begins:
             return text.rstrip().split("\n")[-lines:]
     began = last_start(log_file(weights))
     return began.said.rstrip().split("\n")[-lines:] if began and began.said.strip() else []
@@ -206,7 +227,7 @@ def _was_asked(folder: Path, began: LastStart | None) -> bool:
     return False
 
 
-def _reason(weights: Path, began: LastStart | None, rows: list[dict[str, Any]]) -> str:
+def _reason(weights: Path, began: LastStart | None, rows: list[dict[str, Any]], device: str) -> str:
     """Why a run that nobody asked to stop is gone, as far as files tell."""
     if began is not None and began.status is not None and began.status >= 0:
         said = [line for line in began.said.split("\n") if line.strip()]
@@ -218,10 +239,12 @@ def _reason(weights: Path, began: LastStart | None, rows: list[dict[str, Any]]) 
         killed = in_words(began.status)
         why = f"it was ended from outside ({killed})"
         if began.status == -getattr(signal, "SIGKILL", 9):
-            held = max((row.get("memory") or 0 for row in rows), default=0)
-            there = total_memory() / 2**20
-            guess = "most likely for want of memory" if held > there / 2 else "by a person, or by the system for memory"
-            why += f", {guess}: it held {held:,.0f} MiB, this machine has {there:,.0f}"
+            held, there = max((row.get("memory") or 0 for row in rows), default=0), total_memory() / 2**20
+            guess = "by a person, or by the system for memory"
+            if not device.startswith("cuda"):  # there `memory` is the card's
+                guess = "most likely for want of memory" if held > there / 2 else guess
+                guess += f": it held {held:,.0f} MiB, this machine has {there:,.0f}"
+            why += f", {guess}"
             if killed_for_memory := oom_kills():
                 why += f"; the system has ended {killed_for_memory} processes here for want of memory"
         elif began.status == -getattr(signal, "SIGBUS", 7):

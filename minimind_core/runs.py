@@ -31,9 +31,9 @@ from .runs_on_disk import RunOnDisk, all_runs, attach, is_complete, list_runs, r
 from .supervisor import last_start
 
 STARTS_WITHIN = 60.0  # seconds for a small process to write its first line, on a busy machine
-DECIDES = {  # settings that make a run another run; a batch may be cut in other pieces
+DECIDES = {  # settings that make a run another run, besides the rows of an update: these may be cut in other pieces
     *(field.name for field in fields(ModelConfig)), "recipe", "data_path", "tokenizer", "epochs", "max_steps",
-    "learning_rate", "seed",
+    "learning_rate", "grad_clip", "warmup_iters", "seed",
 }  # fmt: skip
 NO_LONGER = "no longer waiting; the run goes on by itself. Its dashboard stops it, and this cell waits again."
 _STARTED: list[subprocess.Popen] = []
@@ -73,7 +73,15 @@ def begin_or_attach(plan: RunPlan, fresh: bool = False) -> bool:
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """The flags of a run that make it another one than ours, as they were given."""
     differ = sorted(name for name in DECIDES if str(theirs.get(name)) != str(ours.get(name)))
+    if _rows_of_an_update(theirs) != _rows_of_an_update(ours):
+        differ += ["batch_size", "accumulation_steps"]
     return [f"--{name} {theirs[name]}" if name in theirs else f"without --{name}" for name in differ]
+
+
+def _rows_of_an_update(flags: dict[str, Any]) -> int | None:
+    with suppress(KeyError, ValueError):
+        return int(flags["batch_size"]) * int(flags["accumulation_steps"])
+    return None
 
 
 def resume_run(weights: str | Path, use_wandb: bool | None = None) -> RunOnDisk:
@@ -145,19 +153,29 @@ def stop_run(weights: str | Path) -> None:
 def kill_run(weights: str | Path) -> bool:
     """End a run's process at once, as a machine that goes away would; what was not saved is lost.
 
-    False when there was no such process.
+    False when there was no such process. TrainingError when there is one that may not be ended from here.
     """
     weights = Path(weights)
     status, began = status_of(weights), last_start(log_file(weights))
     holder = lock_holder(run_folder(weights)) or (began.pid if began and status.state == "starting" else "")
     if not str(holder).isdigit():
         return False
-    with suppress(psutil.NoSuchProcess):
+    try:
         process = psutil.Process(int(holder))
+        if not any("python" in word or "minimind" in word for word in process.cmdline()):
+            raise TrainingError(
+                f"{shown(weights)}: its lock names process {holder}, which is {process.name()} here: the run is on "
+                "another machine or in another container that shares this folder. End it there, or press Stop."
+            )
         process.kill()
         process.wait(timeout=30)
+    except psutil.NoSuchProcess:
+        pass
+    except (psutil.AccessDenied, psutil.TimeoutExpired) as error:
+        why = type(error).__name__
+        raise TrainingError(f"{shown(weights)}: process {holder} could not be ended ({why}). Press Stop.") from None
     until = time.monotonic() + STARTS_WITHIN  # for the supervisor's last line
-    while time.monotonic() < until and began and (now := last_start(log_file(weights))) and now.status is None:
+    while time.monotonic() < until and (now := last_start(log_file(weights))) and now.will_be_noted:
         time.sleep(0.02)
     return True
 

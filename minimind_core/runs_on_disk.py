@@ -16,6 +16,7 @@ from .config import ModelConfig
 from .errors import CheckpointError
 from .paths import out_dir, shown
 from .plan import RunPlan
+from .run_files import STARTED
 from .run_lock import lock_holder
 from .run_state import read_newest_state, state_files
 from .saver import facts_on_disk
@@ -73,7 +74,16 @@ def list_runs(folder: str | Path | None = None) -> list[RunOnDisk]:
             found.append(RunOnDisk(weights, read_facts(weights) or {}))
         except CheckpointError:
             continue
-    return sorted(found, key=lambda run: run.weights.stat().st_mtime if run.weights.exists() else 0, reverse=True)
+    return sorted(found, key=_touched, reverse=True)
+
+
+def _touched(run: RunOnDisk) -> float:
+    """When a run last wrote something, in seconds since the epoch: a run that has not saved yet is new as well."""
+    times = [0.0]
+    for path in (run.weights, run.folder / STARTED, run.folder / "metrics.jsonl"):
+        with suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def run_of(plan: RunPlan) -> RunOnDisk | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,9 @@ class Keeping:
 
 
 def existing_parent(path: str | Path) -> Path:
-    """The nearest folder above `path`, or it itself, that exists."""
+    """The nearest folder above `path`, or it itself, that exists and may be looked at."""
     path = Path(path).resolve()
-    while not path.exists():
+    while not os.path.exists(path):  # False, too, where one may not look
         path = path.parent
     return path
 

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         try:
             words = shlex.join(command[1:])
-            log.write(f"== began {_stamp()}, process {child.pid}, watched by {os.getpid()}: {words}\n".encode())
+            _note(log, f"== began {_stamp()}, process {child.pid}, watched by {os.getpid()}: {words}")
         except OSError:
             child.kill()
             child.wait()
@@ -95,8 +96,17 @@ def main(argv: list[str] | None = None) -> int:
         status = child.wait()
         took = time.time() - started
         with suppress(OSError):
-            log.write(f"== ended {_stamp()}, process {child.pid}, status {status}, after {took:.0f} s\n".encode())
+            _note(log, f"== ended {_stamp()}, process {child.pid}, status {status}, after {took:.0f} s")
     return status
+
+
+def _note(log: BinaryIO, text: str) -> None:
+    """A line of our own. What was said before may have been cut in the middle of a line, by a kill or a full disk."""
+    with open(log.name, "rb") as written:
+        cut = written.seek(0, os.SEEK_END) > 0 and written.seek(-1, os.SEEK_END) >= 0 and written.read(1) != b"\n"
+    line = f"{chr(10) if cut else ''}{text}\n".encode()
+    if log.write(line) != len(line):
+        raise OSError("the log's disk is full")
 
 
 def _stamp() -> str:
@@ -111,7 +121,12 @@ def _pass_on_signals(child: subprocess.Popen) -> None:
     """What asks this process to end asks the run to end; this one stays to write down how."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, frame: child.send_signal(number))
+            signal.signal(getattr(signal, name), lambda number, frame: _send(child, number))
+
+
+def _send(child: subprocess.Popen, number: int) -> None:
+    with suppress(ValueError, OSError):  # Windows can send few signals
+        child.send_signal(number)
 
 
 def last_start(path: str | Path) -> LastStart | None:

@@ -349,7 +349,7 @@ class Trainer(Hooks):
 
     def _open_files(self, resumed: bool) -> None:
         self.files.open(self.step if resumed else None)
-        self.files.note_start(self.plan.flags(), self.plan.updates)
+        self.files.note_start(self.plan.flags(), self.plan.updates, str(self.device))
         if self.plan.train.use_wandb:
             config = {"model": self.plan.model.to_dict(), "train": self.plan.train.to_dict()}
             self.files.mirror_to_wandb(self.plan.train.wandb_project, config, resumed)

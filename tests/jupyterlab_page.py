@@ -264,7 +264,7 @@ class Page:
             self.page.screenshot(path=str(path.with_name(f"{path.stem}-{number + 1}.png")))
         self.page.set_viewport_size(size)
 
-    def too_pale(self, least: float = 3.0) -> list[str]:
+    def too_pale(self, least: float = 4.5) -> list[str]:
         return self.page.evaluate(TOO_PALE, least)
 
     def too_wide(self) -> list[str]:

@@ -116,8 +116,8 @@ def test_a_run_is_started_watched_stopped_and_resumed_by_clicks(bench, shown, mo
     assert not third.go.disabled
     third.go.click()
     assert wait_for(plan.weights, every=0.1).state == "complete"
-    until(lambda: third.status.state == "complete")
-    assert third.status.step == plan.updates > reached and third.go.disabled and "Done: " in third.log.value
+    until(lambda: third.status.state == "complete" and "Done: " in third.log.value)
+    assert third.status.step == plan.updates > reached and third.go.disabled
     assert "世界上最高的山峰是" in third.samples.value
 
 
@@ -133,11 +133,11 @@ def test_another_runs_resume_goes_on_with_it_and_start_anew_moves_it_aside(bench
     assert "stopped" in one.state.value and not one.go.disabled and one.anew.layout.display is None
     one.go.click()
     assert wait_for(plan.weights, every=0.1).step == 6, "it went on with the run of seed 8"
-    until(lambda: one.status.state == "complete")
+    until(lambda: one.go.description == "Complete")
     assert one.go.disabled and one.anew.layout.display is None
     one.anew.click()
     assert wait_for(plan.weights, every=0.1).step == 4
-    until(lambda: one.status.state == "complete" and one.status.step == 4)
+    until(lambda: one.go.description == "Complete" and one.status.step == 4)
     assert one.anew.layout.display == "none", "now it is the plan's"
     until(lambda: len(one.others.options) == 1)
     assert one.others.options[0].startswith("pretrain_16, put aside"), "what was moved aside can stand beside it"

@@ -747,7 +747,9 @@ def test_a_run_that_needs_more_memory_than_is_free_is_warned_of(bench, monkeypat
     plan = bench.plan("out")
     needs = preflight.estimate(plan, steps=1)
     assert preflight.warnings_for(plan, needs) == []
-    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=1 << 20))
+    monkeypatch.setattr(
+        preflight.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=1 << 20, total=1 << 40)
+    )
     (warning,) = preflight.warnings_for(plan, needs)
     assert "--batch_size 2 --accumulation_steps 4" in warning
 

@@ -105,6 +105,8 @@ WRONG_RATES = {
     "//": lambda s, t, a, b: wave(s // t, a, b),
     "the other way round": lambda s, t, a, b: wave(1 - s / t, a, b),
     "straight line": lambda s, t, a, b: a + (b - a) * s / t,
+    "only the wave counts": lambda s, t, a, b: wave(s / t, a, 0),
+    "no abs": lambda s, t, a, b: b + abs(wave(s / t, a, b) - b),
     "rise as well": lambda s, t, a, b: wave(s / t, max(a, b), min(a, b)),
     "the rate is": lambda s, t, a, b: 2 * a,
 }

@@ -36,6 +36,7 @@ def test_a_stub_is_not_an_error(check):
         (check_snapshot, lambda rows, kept: min(look_of(rows), key=look_of(rows).get), "no weights were kept"),
         (check_snapshot, lambda rows, kept: min(kept, key=lambda at: (abs(at - 30), -at)), "nearest"),
         (check_snapshot, lambda rows, kept: kept[-1], "last one"),
+        (check_snapshot, lambda rows, kept: max(at for at in kept if at <= 30), "not always the best"),
         (check_snapshot, lambda rows, kept: min(kept), "first one"),
         (check_snapshot, lambda rows, kept: kept.index(10), "position"),
         (check_snapshot, lambda rows, kept: min(look_of(rows)[at] for at in kept), "that is the loss"),

@@ -83,12 +83,15 @@ def test_stubs_are_open_and_right_answers_pass():
             return torch.nn.functional.one_hot(logits.argmax(), len(logits)).float()
         return (logits / t).softmax(-1)
 
+    def temperature_with_whole_numbers(logits, t):
+        return torch.nn.functional.one_hot(logits.argmax(), len(logits)) if t == 0 else temperature(logits, t)
+
     def min_p(logits, m):
         p = logits.softmax(-1)
         return logits.masked_fill(p < m * p.amax(-1, keepdim=True), -torch.inf)
 
     def min_p_by_difference(logits, m):  # without rounding on the edge
-        return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(m) - 1e-6, -1e9)
+        return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(m) - 1e-6, -1e4)
 
     def top(logits, k, p):
         return keep_top_p(keep_top_k(logits, k), p)
@@ -97,7 +100,7 @@ def test_stubs_are_open_and_right_answers_pass():
         return top(logits, k, p).clamp(min=-1e9)
 
     for check, answers in (
-        (checks.check_temperature, [temperature]),
+        (checks.check_temperature, [temperature, temperature_with_whole_numbers]),
         (checks.check_min_p, [min_p, min_p_by_difference]),
         (checks.check_top_k_top_p, [top, top_with_large_numbers]),
         (
@@ -155,6 +158,7 @@ def _cut(x, dropped):
         (lambda x, m: _cut(x, x.softmax(-1) >= m * x.softmax(-1).amax(-1, keepdim=True)), "wrong ones are kept"),
         (lambda x, m: keep_top_p(x, m), "that is top-p"),
         (lambda x, m: x.softmax(-1), "those are probabilities"),
+        (lambda x, m: _cut(x.softmax(-1), x.softmax(-1) < m * x.softmax(-1).amax(-1, keepdim=True)), "other numbers"),
         (lambda x, m: x * (x.softmax(-1) >= m * x.softmax(-1).amax(-1, keepdim=True)), "dropped logits are 0"),
         (lambda x, m: x.clone(), "8 tokens should stay"),
         (lambda x, m: x.sub_(1), "have changed"),
@@ -656,7 +660,7 @@ def test_earlier_texts_are_kept_until_cleared(pair):
 
 def test_a_model_can_be_chosen_and_one_that_is_broken_is_said(bench, pair):
     bench.trainer("out", max_steps=2).fit()
-    files = model_choice.model_files(bench.folder / "out")
+    files = {file.label(): file.path for file in model_choice.files_in(bench.folder / "out")}
     (label,) = [name for name, path in files.items() if path.name == "pretrain_16.pth"]
     assert re.fullmatch(r"pretrain_16 · 2 updates · held-out loss \d\.\d\d · 0\.\d MB · [\d.]+ s old", label)
     assert any("best" in name or "step-" in name for name in files), "snapshots too"

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from minimind_core import runs, supervisor
+from minimind_core import run_status, runs, supervisor
 from minimind_core.errors import CheckpointError, TrainingError
 from minimind_core.plan import plan_run
 from minimind_core.run_lock import lock_holder, run_lock, stop_file, wish_to_stop
@@ -263,7 +263,8 @@ def test_what_a_run_was_started_with_stands_in_its_folder(bench):
     trainer = bench.trainer("out", max_steps=2)
     trainer.fit()
     started = json.loads((trainer.folder / "started.json").read_text(encoding="utf-8"))
-    assert started == {"flags": plan.flags(), "updates": 2, "process": os.getpid(), "began": trainer.files.born}
+    who = {"process": os.getpid(), "parent": os.getppid(), "began": trainer.files.born, "device": "cpu"}
+    assert started == {"flags": plan.flags(), "updates": 2} | who
     (trainer.folder / "started.json").unlink()
     with pytest.raises(CheckpointError, match=r"started\.json is missing"):
         resume_run(plan.weights)
@@ -374,6 +375,32 @@ def test_a_run_that_is_started_anew_does_not_show_the_old_ones_numbers(tmp_path)
         process.wait(timeout=30)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_holds_its_lock_is_starting_until_it_has_written_down_what_it_is(tmp_path, resume):
+    """It reads what it resumes, and compiles, before it moves another run aside: that one's numbers are not its own."""
+    weights, now, us = tmp_path / "pretrain_8.pth", time.time(), os.getpid()
+    folder = write_metrics(weights, [row(1)])
+    (folder / "train.log").write_text("Done: 1 updates\n", encoding="utf-8")
+    began = psutil.Process().create_time()
+    begin = f"== began {stamp(began)}, process {us}, watched by 1: x --resume {resume}\nhello\n"
+    log_file(weights).write_text(begin, encoding="utf-8")
+
+    def started(process, at, parent=0):
+        start = {"flags": {}, "updates": 2, "process": process, "parent": parent, "began": at}
+        (folder / "started.json").write_text(json.dumps(start), encoding="utf-8")
+
+    with run_lock(folder):
+        for process, at in ((77, now - 1000), (us, began - 1000)):  # another's, and another's with the same number
+            started(process, at)
+            status = status_of(weights)
+            assert status.state == "starting" and len(status.rows) == resume
+        assert log_tail(weights)[-1] == "Done: 1 updates" and log_tail(weights, begins=True)[-1] == "hello"
+        for process, parent in ((us, 1), (88, us)):
+            started(process, began + 0.5, parent)
+            status = status_of(weights)
+            assert status.state == "running" and len(status.rows) == 1
+
+
 def test_the_end_of_a_process_is_waited_for_until_it_is_written_down(tmp_path):
     """Between a process's end and the line on it, its watcher still lives."""
     weights = tmp_path / "pretrain_8.pth"
@@ -463,6 +490,14 @@ def test_a_supervisor_that_is_asked_to_end_passes_it_on_and_writes_down_how(tmp_
     assert last_start(log).status == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("cut", [b"", b"whole\n", b"cut in the mid", b"\rdrawn anew: 40%"])
+def test_lines_of_a_supervisor_begin_a_line_after_one_that_was_cut(tmp_path, cut):
+    (tmp_path / "log").write_bytes(cut)
+    status, start = supervised(tmp_path, "import os, sys; sys.stdout.write('no end'); sys.stdout.flush(); os._exit(3)")
+    assert status == start.status == 3 and "no end" in start.said
+    assert (tmp_path / "log").read_bytes().startswith(cut + b"\n" * (cut[-1:] not in (b"", b"\n")) + b"== began")
+
+
 def test_a_command_that_cannot_be_started_is_said(tmp_path):
     log = tmp_path / "log"
     assert supervisor.main([str(log), str(tmp_path / "no such program")]) == 2
@@ -547,6 +582,50 @@ def test_a_log_that_cannot_be_written_starts_nothing(tmp_path):
 # --- lists ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_run_whose_weights_were_removed_is_not_complete(bench):
+    trainer = bench.trainer("out", max_steps=2)
+    trainer.fit()
+    weights = trainer.plan.weights
+    assert status_of(weights).state == "complete"
+    weights.unlink()
+    status = status_of(weights)
+    assert status.state == "stopped" and "its weights are gone" in status.why and run_of(trainer.plan) is not None
+
+
+def test_the_newest_run_is_the_one_that_wrote_last_saved_or_not(tmp_path):
+    for number, name in enumerate(("pretrain_8", "pretrain_16", "pretrain_32")):
+        folder = write_metrics(tmp_path / f"{name}.pth", [row(1)])
+        os.utime(folder / "metrics.jsonl", (1000 + number, 1000 + number))
+    (tmp_path / "pretrain_8.pth").touch()  # saved now
+    assert [run.name for run in runs.list_runs(tmp_path)] == ["pretrain_8", "pretrain_32", "pretrain_16"]
+    (tmp_path / "pretrain_16" / "started.json").write_text("{}", encoding="utf-8")
+    later = time.time() + 5
+    os.utime(tmp_path / "pretrain_16" / "started.json", (later, later))
+    assert runs.attach(folder=tmp_path).name == "pretrain_16"
+
+
+def test_a_process_of_another_machine_is_not_ended_here(tmp_path, monkeypatch):
+    """Where containers share a folder, a lock may name a number that is another program here."""
+    weights = tmp_path / "pretrain_8.pth"
+    write_metrics(weights, [row(1)])
+    other = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(runs, "lock_holder", lambda folder: str(other.pid))
+    with pytest.raises(TrainingError, match="another machine or in another container"):
+        kill_run(weights)
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+@pytest.mark.parametrize("change", [{"grad_clip": 0.5}, {"warmup_iters": 7}, {"accumulation_steps": 8}])
+def test_what_makes_a_run_another_one_is_asked_before_one_is_attached_to(bench, change):
+    one, other = bench.plan("out"), bench.plan("out", **change)
+    differ = runs._differences({name: str(value) for name, value in one.flags().items()}, other.flags())
+    assert any(name in text for name in change for text in differ)
+    rows = {"batch_size": one.train.batch_size // 2, "accumulation_steps": 2 * one.train.accumulation_steps}
+    assert runs._differences(one.flags(), bench.plan("out", **rows).flags()) == [], "the same rows in other pieces"
+
+
 def test_runs_that_were_put_aside_are_found_by_name(bench):
     bench.trainer("out", max_steps=1).fit()
     bench.trainer("out", max_steps=2).fit()
@@ -571,10 +650,20 @@ def test_waiting_can_be_interrupted_and_the_run_goes_on(tmp_path, monkeypatch):
         wait_for(weights)
 
 
-@pytest.mark.parametrize(("held", "guess"), [(10, "by a person"), (10**9, "most likely for want of memory")])
-def test_the_reason_of_a_kill_looks_at_the_memory_that_was_held(tmp_path, held, guess):
+@pytest.mark.parametrize(
+    ("held", "device", "guess"),
+    [
+        (10, "cpu", "by a person"),
+        (10**9, "cpu", "most likely for want of memory: it held"),
+        (10**9, "cuda:0", "by a person, or by the system for memory; the whole log"),  # it held that of the card
+    ],
+)
+def test_the_reason_of_a_kill_looks_at_the_memory_that_was_held(tmp_path, held, device, guess, monkeypatch):
+    monkeypatch.setattr(run_status, "oom_kills", lambda: 0)
     weights = tmp_path / "pretrain_8.pth"
-    write_metrics(weights, [row(1, memory=held)])
+    folder = write_metrics(weights, [row(1, memory=held)])
+    start = {"flags": {}, "updates": 2, "process": 7, "began": 0.0, "device": device}
+    (folder / "started.json").write_text(json.dumps(start), encoding="utf-8")
     log_file(weights).write_text(
         "== began 2026-01-01 00:00:00, process 7: a\n== ended 2026-01-01 00:00:02, process 7, status -9, after 2 s\n",
         encoding="utf-8",

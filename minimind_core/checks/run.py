@@ -49,12 +49,7 @@ def check_snapshot(answer: Callable) -> Verdict:
     `lines` are those of a metrics file, `kept` the updates.
     """
     looks = {0: 8.0, 10: 5.1, 20: 5.0, 30: 4.9, 40: 5.4, 50: 5.6, 60: 5.9}
-    rows: list[dict[str, float]] = [{"step": 0, "held_out_loss": looks[0]}]
-    for step in range(1, 61):
-        rows.append({"step": step, "loss": 8.0 - step / 8})
-        if step in looks:
-            rows.append({"step": step, "held_out_loss": looks[step]})
-    found = attempt(answer, rows, [0, 10, 40, 60])
+    found = attempt(answer, _lines(looks), [0, 10, 40, 60])
     if isinstance(found, Verdict):
         return found
     if (problem := _number(found)) is not None:
@@ -68,8 +63,23 @@ def check_snapshot(answer: Callable) -> Verdict:
         5.1: "that is the loss; the update at which it was measured is asked for.",
     }
     if found == 10:
+        later = attempt(answer, _lines(looks | {10: 5.5, 40: 5.0}), [0, 10, 40, 60])
+        if isinstance(later, Verdict):
+            return later
+        if later != 40:
+            return Verdict.wrong("the one before the turn is not always the best: compare the losses of those kept.")
         return Verdict.right("the best that was kept. Snapshots that are taken too rarely miss the turn.")
     return Verdict.wrong(known.get(found, f"for the test lines it is update 10, yours is {found!r}."))
+
+
+def _lines(looks: dict[int, float]) -> list[dict[str, float]]:
+    """Lines of a metrics file of 60 updates, with the held-out losses of those updates that the model was judged at."""
+    lines: list[dict[str, float]] = [{"step": 0, "held_out_loss": looks[0]}]
+    for step in range(1, 61):
+        lines.append({"step": step, "loss": 8.0 - step / 8})
+        if step in looks:
+            lines.append({"step": step, "held_out_loss": looks[step]})
+    return lines
 
 
 def lost_share(interval: int, seconds_per_update: float, seconds_per_save: float, hours_between_kills: float) -> float:
@@ -187,7 +197,7 @@ def check_resume(save: Callable, load: Callable) -> Verdict:
             f"{_SAVED} updates were done when it was saved; my_load says {done!r}, and with it the learning rate and "
             "the end of the run are off."
         )
-    _train(*fresh, done, _UPDATES)
+    _train(*fresh, _SAVED, _UPDATES)
     if not torch.equal(_numbers(fresh[0]), _numbers(undisturbed[0])):
         return Verdict.wrong("after the resume the run went another way; are other settings of the optimizer changed?")
     return Verdict.right("killed and resumed, it ends with the same bits as a run that nothing happened to.")

@@ -35,7 +35,10 @@ def _answer(answer: Callable, logits: Tensor, *inputs) -> Tensor | Verdict:
     problem = wrong_shape(found, logits.shape)
     if problem is None and found.dtype == torch.bool:
         problem = Verdict.wrong("this is a mask of True and False; numbers are needed.")
-    return problem if problem is not None else found.masked_fill(found < -1e4, -torch.inf)  # as good as -inf
+    if problem is not None:
+        return problem
+    found = found.float()
+    return found.masked_fill(found <= -1e4, -torch.inf)  # as good as -inf
 
 
 def check_temperature(answer: Callable) -> Verdict:
@@ -100,6 +103,11 @@ def check_min_p(answer: Callable) -> Verdict:
         for words, kept in typical.items():
             if _keeps(found, logits, kept):
                 return Verdict.wrong(words)
+        if torch.equal(found.isfinite(), chances >= m * most):
+            return Verdict.wrong(
+                "the right tokens stay, but with other numbers; the logits that came in are asked for, with -inf at "
+                "what is dropped."
+            )
         if _close(found, logits.softmax(-1) * (chances >= m * most)) or _close(found, logits.softmax(-1)):
             return Verdict.wrong("those are probabilities; the logits are asked for, with -inf at what is dropped.")
         if torch.equal(found == 0, chances < m * most):

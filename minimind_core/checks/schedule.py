@@ -74,9 +74,13 @@ def check_half_cosine(answer: Callable[[int, int, float, float], float]) -> Verd
             lambda x, s, e: s + (e - s) * wave(x)
         ),
         "that is a straight line: where is the cosine?": each(lambda x, s, e: s + (e - s) * x),
-        "right downwards, but the curve may rise as well: no max, min or abs.": each(
+        "only the wave counts, `end` is neither added nor taken from its height: at the end yours is 0.": each(
+            lambda x, s, e: s * wave(x)
+        ),
+        "right downwards, but the curve may rise as well: no max or min.": each(
             lambda x, s, e: max(s, e) + (min(s, e) - max(s, e)) * (1 - wave(x))
         ),
+        "right downwards, but the curve may rise as well: no abs.": each(lambda x, s, e: e + abs(s - e) * wave(x)),
     }
     if (verdict := _named(found, wrong)) is not None:
         return verdict

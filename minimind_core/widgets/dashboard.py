@@ -145,9 +145,11 @@ class Dashboard:
         self.go.description, self.go.disabled, self.halt.disabled = text, not may_go, not may_stop
         self.anew.layout.display = None if anew else "none"
         self.samples.value = samples_html(status.samples())
-        tail = log_tail(self.weights)
+        tail = log_tail(self.weights, begins=status.state == "starting" and not status.rows)
         self.log.value = text_card("\n".join(tail)) if tail else ""
         drawn = (len(status.rows), status.is_going)
+        if not status.rows and self._png is not None:  # a run that begins anew
+            self._png, self._drawn, self._next_picture, self.picture.value = None, None, 0.0, b""
         if status.rows and drawn != self._drawn and (time.monotonic() > self._next_picture or not status.is_going):
             started = time.monotonic()
             self._png = png(training_figure(status.rows, total=status.updates, band=self.band))

@@ -76,11 +76,6 @@ def files_in(folder: str | Path | None = None) -> list[ModelFile]:
     return [file for file in found if file is not None]
 
 
-def model_files(folder: str | Path | None = None) -> dict[str, Path]:
-    """The weights files of a folder (default out/), snapshots included, by a label that says what they are."""
-    return {file.label(): file.path for file in files_in(folder)}
-
-
 def origin(model: MiniMindLM, files: Iterable[ModelFile]) -> ModelFile | None:
     """The first of these files that holds exactly these weights, or None; a model does not know where it comes from.
 
