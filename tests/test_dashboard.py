@@ -62,6 +62,15 @@ def test_a_state_is_said_in_words_and_untrusted_text_is_escaped(state):
     assert "<img" not in run_cards.samples_html(status().samples()) and run_cards.samples_html([]) == ""
 
 
+@pytest.mark.parametrize("colour", sorted(set(run_cards.COLOURS.values())))
+def test_white_letters_on_the_colour_of_a_state_are_readable(colour):
+    """A contrast of 4.5, as the browser test asks of all text."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    light = sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    assert 1.05 / (light + 0.05) >= 4.5 and set(run_cards.COLOURS) == set(STATES)
+
+
 @pytest.mark.parametrize(
     ("state", "has_plan", "wanted"),
     [

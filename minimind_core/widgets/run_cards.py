@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from ..plots.style import GREEN, GREY, INK, ORANGE, RED
+from ..plots.style import INK
 from ..preflight import spoken_time
 from ..run_status import STATES, RunStatus
 from .parts import card_style
 
-COLOURS = {
-    "none": GREY, "starting": ORANGE, "running": GREEN, "stopped": ORANGE, "complete": GREEN, "dead": RED,
+COLOURS = {  # of states; dark enough for white letters
+    "none": "#6E6E6E", "starting": "#B84F00", "running": "#007A58", "stopped": "#B84F00", "complete": "#007A58",
+    "dead": "#B3261E",
 }  # fmt: skip
 
 
