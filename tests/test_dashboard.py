@@ -130,6 +130,23 @@ def test_a_run_is_started_watched_stopped_and_resumed_by_clicks(bench, shown, mo
     assert "世界上最高的山峰是" in third.samples.value
 
 
+def test_curves_that_double_are_drawn_anew_at_once_and_later_ones_at_times(tmp_path, monkeypatch):
+    """The first picture of a run has one point; nobody should look at it for half a minute."""
+    weights, drawn = tmp_path / "pretrain_8.pth", []
+    monkeypatch.setattr(board, "png", lambda figure: b"a picture")
+    monkeypatch.setattr(board, "training_figure", lambda rows, **more: drawn.append(len(rows)))
+    monkeypatch.setattr(board, "DRAW_AT_MOST", 1e-9)  # the next one in years
+    one = board.Dashboard(weights, None, 0.0, 9.0)
+    rows = [
+        {"step": step, "loss": 8.0, "lr": 1e-3, "grad_norm": 1.0, "memory": 5, "time": step} for step in range(1, 40)
+    ]
+    for number in (1, 2, 3, 4, 7, 8, 30, 31):
+        one._show(RunStatus(weights, "running", rows=rows[:number], updates=39))
+    assert drawn == [1, 2, 4, 8, 30]
+    one._show(RunStatus(weights, "complete", rows=rows, updates=39))
+    assert drawn[-1] == 39, "the end is drawn in any case"
+
+
 def test_another_runs_resume_goes_on_with_it_and_start_anew_moves_it_aside(bench, shown, monkeypatch):
     """The dashboard of a plan shows whatever lies there: Resume means that run, with the flags it was started with."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

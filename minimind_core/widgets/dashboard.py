@@ -150,12 +150,18 @@ class Dashboard:
         drawn = (len(status.rows), status.is_going)
         if not status.rows and self._png is not None:  # a run that begins anew
             self._png, self._drawn, self._next_picture, self.picture.value = None, None, 0.0, b""
-        if status.rows and drawn != self._drawn and (time.monotonic() > self._next_picture or not status.is_going):
+        if status.rows and drawn != self._drawn and self._is_due(status):
             started = time.monotonic()
             self._png = png(training_figure(status.rows, total=status.updates, band=self.band))
             self.picture.value, self._drawn = self._png, drawn
             took = time.monotonic() - started
             self._next_picture = time.monotonic() + took / DRAW_AT_MOST
+
+    def _is_due(self, status: RunStatus) -> bool:
+        """Whether it is time for another picture: at times, at the end, and while a young run's curves still double."""
+        if not status.is_going or time.monotonic() > self._next_picture:
+            return True
+        return self._drawn is not None and len(status.rows) >= 2 * self._drawn[0]
 
     def _is_ours(self, status: RunStatus) -> bool:
         """Whether the run that lies there is the plan's, or has nothing that could be lost."""
