@@ -24,6 +24,7 @@ from .paths import shown
 from .preflight import spoken_time
 from .run_files import STARTED
 from .run_lock import lock_holder
+from .run_state import state_files
 from .supervisor import LastStart, in_words, last_start
 from .tracking import read_metrics
 
@@ -138,8 +139,7 @@ def status_of(weights: str | Path) -> RunStatus:
     except CheckpointError as error:
         rows, facts, broken = [], {}, str(error)
     updates = started.get("updates") or facts.get("updates")
-    whole = bool(facts.get("complete")) and (not updates or facts.get("step", 0) >= updates)
-    complete = whole and weights.is_file()
+    complete = bool(facts.get("complete")) and (not updates or facts.get("step", 0) >= updates)
     state, why = "none", ""
     if holder is not None:
         state, why = "starting" if begins else "running", broken
@@ -147,10 +147,12 @@ def status_of(weights: str | Path) -> RunStatus:
         state = "starting" if begins else "running"  # it may be about to end
     elif broken:
         state, why = "dead", broken
+    elif complete and not weights.is_file():
+        state, why = "dead", "its weights are gone, and no state is left to write them from"
+        if state_files(folder):
+            state, why = "stopped", "its weights are gone; Resume writes them again from its last state"
     elif complete and not (began and began.status not in (0, None)):
         state = "complete"
-    elif whole and not complete:
-        state, why = "stopped", "its weights are gone; Resume writes them again from its last state"
     elif _was_asked(folder, began):
         state = "stopped"
     elif rows or began:

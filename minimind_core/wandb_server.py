@@ -10,10 +10,8 @@ import json
 import netrc
 import os
 import ssl
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -21,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
+
+from .hosts import within
 
 PROBE_SECONDS = 3  # for the first answer of the server, the look-up of its name included
 OFFLINE_SECONDS = 30  # nothing is waited for here but a busy machine
@@ -147,27 +147,6 @@ def _key_in_netrc(url: str) -> str | None:
             entries = netrc.netrc(str(path))
             return next((entry[2] for host in hosts if (entry := entries.authenticators(host)) and entry[2]), None)
     return None
-
-
-def within(seconds: float, work: Callable[[], Any]) -> Any:
-    """What `work` gives, or raises; TimeoutError after some seconds, with the work left to a thread of its own."""
-    result: dict[str, Any] = {}
-
-    def run() -> None:
-        try:
-            result["value"] = work()
-        except BaseException as error:
-            result["error"] = error
-
-    thread = threading.Thread(target=run, daemon=True, name="wandb mirror")
-    thread.start()
-    thread.join(seconds)
-    if not result:
-        raise TimeoutError
-    if "error" in result:
-        error = result["error"]
-        raise error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
-    return result["value"]
 
 
 def settings_for(wandb: ModuleType, **wanted: Any) -> Any:

@@ -36,7 +36,7 @@ ORDER = [
     "blockwise layers",
     "moe",
     "model",
-    "schedule optim precision training checkpoint tracking wandb_server hosts wandb_mirror decoding supervisor",
+    "schedule optim precision training checkpoint tracking hosts wandb_server wandb_mirror decoding supervisor",
     "generation evaluation cli plan run_lock run_state run_files interrupts faults fitting compiling saver reporting",
     "trainer runs_on_disk runs run_status quick preflight download doctor",
     "train_pretrain eval_model checks",

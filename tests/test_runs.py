@@ -589,7 +589,14 @@ def test_a_run_whose_weights_were_removed_is_not_complete(bench):
     assert status_of(weights).state == "complete"
     weights.unlink()
     status = status_of(weights)
-    assert status.state == "stopped" and "its weights are gone" in status.why and run_of(trainer.plan) is not None
+    assert status.state == "stopped" and "Resume writes them again" in status.why and run_of(trainer.plan) is not None
+    bench.trainer("out", max_steps=2, resume=True).fit()
+    assert weights.is_file() and status_of(weights).state == "complete", "as it said"
+    weights.unlink()
+    for state in trainer.folder.glob("state-*.pt"):
+        state.unlink()
+    status = status_of(weights)
+    assert status.state == "dead" and "no state is left" in status.why and run_of(trainer.plan) is None
 
 
 def test_the_newest_run_is_the_one_that_wrote_last_saved_or_not(tmp_path):
