@@ -101,27 +101,35 @@ class RunStatus:
             return found
         return [found[round(place * (len(found) - 1) / (most - 1))] for place in range(most)]
 
+    def numbers(self, price_per_hour: float = 0.0) -> dict[str, str]:
+        """What is known of it in numbers, by name: for people to read, on a card or in a line."""
+        last, look, found = self.last, self.look, {}
+        if not last:
+            return {}
+        found["update"] = f"{last['step']:,}" + (f" of {self.updates:,}" if self.updates else "")
+        found["loss"] = f"{last['loss']:.3f}"
+        if last.get("aux_loss"):
+            found["cross-entropy + auxiliary"] = f"{last['ce']:.3f} + {last['aux_loss']:.3f}"
+        if look:
+            found["held-out loss"] = f"{look['held_out_loss']:.3f} (update {look['step']:,})"
+        found["learning rate"] = f"{last['lr']:.2e}"
+        found["gradient norm"] = f"{last['grad_norm']:.2f}"
+        found["tokens/s"] = f"{self.tokens_per_s:,.0f}"
+        found["memory, MiB"] = f"{last['memory']:,}"
+        found["trained for"] = spoken_time(self.seconds)
+        left = self.seconds_left if self.is_going else None
+        if left is not None:
+            found["left"] = spoken_time(left)
+        if price_per_hour:
+            found["cost so far, of training alone"] = f"{self.seconds / 3600 * price_per_hour:.2f}"
+            if left is not None:
+                found["cost in the end"] = f"about {(self.seconds + left) / 3600 * price_per_hour:.2f}"
+        return found
+
     def line(self, price_per_hour: float = 0.0) -> str:
         """All of it in a line of text."""
-        words = [STATES[self.state] + (f": {self.why}" if self.why else "")]
-        last = self.last
-        if last:
-            words.append(f"update {last['step']:,}" + (f" of {self.updates:,}" if self.updates else ""))
-            words.append(f"loss {last['loss']:.3f}")
-            if last.get("aux_loss"):
-                words.append(f"{last['ce']:.3f} of it cross-entropy")
-            if self.look:
-                words.append(f"held out {self.look['held_out_loss']:.3f}")
-            words.append(f"lr {last['lr']:.2e}")
-            words.append(f"gradient norm {last['grad_norm']:.2f}")
-            words.append(f"{self.tokens_per_s:,.0f} tokens/s")
-            words.append(f"{last['memory']:,} MiB")
-            words.append(f"{spoken_time(self.seconds)} of training")
-            if self.is_going and self.seconds_left is not None:
-                words.append(f"{spoken_time(self.seconds_left)} left")
-            if price_per_hour:
-                words.append(f"cost so far {self.seconds / 3600 * price_per_hour:.2f}")
-        return " · ".join(words)
+        state = STATES[self.state] + (f": {self.why}" if self.why else "")
+        return " · ".join([state, *(f"{name} {value}" for name, value in self.numbers(price_per_hour).items())])
 
 
 def status_of(weights: str | Path) -> RunStatus:

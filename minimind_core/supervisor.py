@@ -15,17 +15,18 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 import psutil
 
 _LINE = re.compile(
-    r"^== (?:began (?P<began>[\d-]+ [\d:]+), process (?P<starts>\d+)(?:, watched by (?P<watcher>\d+))?: (?P<command>.*)"
-    r"|ended (?P<ended>[\d-]+ [\d:]+), process (?P<ends>\d+), status (?P<status>-?\d+).*)\n?",
+    r"^== (?:began (?P<began>[\d-]+ [\d:+-]+), process (?P<starts>\d+)(?:, watched by (?P<watcher>\d+))?: "
+    r"(?P<command>.*)"
+    r"|ended (?P<ended>[\d-]+ [\d:+-]+), process (?P<ends>\d+), status (?P<status>-?\d+).*)\n?",
     re.MULTILINE,
 )
-_TIME = "%Y-%m-%d %H:%M:%S"
 REFUSED = "is being trained by another process"  # said by the second of two starts, which changes nothing
 READ_FIRST = 200_000  # bytes from the end of a log; more where no start stands in them
 SAID_AT_MOST = 50_000  # characters of what a run said
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         try:
             words = shlex.join(command[1:])
-            _note(log, f"== began {_stamp()}, process {child.pid}, watched by {os.getpid()}: {words}")
+            _note(log, f"== began {_stamp(time.time())}, process {child.pid}, watched by {os.getpid()}: {words}")
         except OSError:
             child.kill()
             child.wait()
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         status = child.wait()
         took = time.time() - started
         with suppress(OSError):
-            _note(log, f"== ended {_stamp()}, process {child.pid}, status {status}, after {took:.0f} s")
+            _note(log, f"== ended {_stamp(time.time())}, process {child.pid}, status {status}, after {took:.0f} s")
     return status
 
 
@@ -109,12 +110,13 @@ def _note(log: BinaryIO, text: str) -> None:
         raise OSError("the log's disk is full")
 
 
-def _stamp() -> str:
-    return time.strftime(_TIME)
+def _stamp(seconds: float) -> str:
+    """Local time with its distance from UTC: where clocks are set back, an hour comes twice."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
 
 
 def _seconds(stamp: str) -> float:
-    return time.mktime(time.strptime(stamp, _TIME))
+    return datetime.fromisoformat(stamp).timestamp()  # local time, where a log says no more
 
 
 def _pass_on_signals(child: subprocess.Popen) -> None:

@@ -44,7 +44,7 @@ def status(state="running", **more):
 
 
 def test_the_numbers_are_those_of_the_files():
-    found = run_cards.numbers_of(status(), price_per_hour=3600.0)
+    found = status().numbers(price_per_hour=3600.0)
     assert found["update"] == "3 of 10" and found["loss"] == "2.667" and found["held-out loss"] == "5.000 (update 1)"
     assert found["cross-entropy + auxiliary"] == "2.333 + 0.333" and found["tokens/s"] == "200"
     assert (
@@ -52,7 +52,7 @@ def test_the_numbers_are_those_of_the_files():
         and found["cost so far, of training alone"] == "6.00"
         and found["cost in the end"] == "about 20.00"
     )
-    assert "left" not in run_cards.numbers_of(status("stopped")) and run_cards.numbers_of(RunStatus("x", "none")) == {}
+    assert "left" not in status("stopped").numbers() and RunStatus("x", "none").numbers() == {}
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -288,10 +288,10 @@ def test_a_status_says_what_is_reached_what_is_left_and_what_it_costs():
         "running",
         "update 3 of 10",
         "loss 2.667",
-        "held out 5.000",
-        "300 MiB",
-        "14 s left",
-        "cost so far 1.00",
+        "held-out loss 5.000",
+        "memory, MiB 300",
+        "left 14 s",
+        "cost so far, of training alone 1.00",
     ):
         assert words in line, words
     empty = RunStatus("out/pretrain_8.pth", "none")
@@ -332,6 +332,20 @@ LOG = "== began {began}, process {pid}, watched by 1: x\n== ended {ended}, proce
 
 def stamp(seconds):
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="this system's time zone cannot be set for a test")
+def test_a_moment_in_the_hour_that_comes_twice_is_read_back_as_it_was(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    with monkeypatch.context() as here:
+        here.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        for moment, zone in ((1_792_888_200, "+02:00"), (1_792_891_800, "+01:00")):
+            stamped = supervisor._stamp(moment)
+            assert stamped == f"2026-10-25 02:30:00{zone}"
+            log.write_text(f"== began {stamped}, process 7, watched by 1: x\n", encoding="utf-8")
+            assert last_start(log).began == moment
+    time.tzset()
 
 
 @pytest.mark.parametrize("ended", ["complete", "stopped", "dead"])

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from html import escape
 
 from ..plots.style import INK
-from ..preflight import spoken_time
 from ..run_status import STATES, RunStatus
 from .parts import card_style
 
@@ -17,32 +16,6 @@ COLOURS = {  # of states; dark enough for white letters
     "none": "#6E6E6E", "starting": "#B84F00", "running": "#007A58", "stopped": "#B84F00", "complete": "#007A58",
     "dead": "#B3261E",
 }  # fmt: skip
-
-
-def numbers_of(status: RunStatus, price_per_hour: float = 0.0) -> dict[str, str]:
-    """What the dashboard's table says, by name; only what is known yet."""
-    last, look, found = status.last, status.look, {}
-    if not last:
-        return {}
-    found["update"] = f"{last['step']:,}" + (f" of {status.updates:,}" if status.updates else "")
-    found["loss"] = f"{last['loss']:.3f}"
-    if last.get("aux_loss"):
-        found["cross-entropy + auxiliary"] = f"{last['ce']:.3f} + {last['aux_loss']:.3f}"
-    if look:
-        found["held-out loss"] = f"{look['held_out_loss']:.3f} (update {look['step']:,})"
-    found["learning rate"] = f"{last['lr']:.2e}"
-    found["gradient norm"] = f"{last['grad_norm']:.2f}"
-    found["tokens/s"] = f"{status.tokens_per_s:,.0f}"
-    found["memory, MiB"] = f"{last['memory']:,}"
-    found["trained for"] = spoken_time(status.seconds)
-    if status.is_going and status.seconds_left is not None:
-        found["left"] = spoken_time(status.seconds_left)
-    if price_per_hour:
-        found["cost so far, of training alone"] = f"{status.seconds / 3600 * price_per_hour:.2f}"
-        if status.is_going and status.seconds_left is not None:
-            whole = status.seconds + status.seconds_left
-            found["cost in the end"] = f"about {whole / 3600 * price_per_hour:.2f}"
-    return found
 
 
 def state_html(status: RunStatus, price_per_hour: float = 0.0) -> str:
@@ -63,7 +36,7 @@ def state_html(status: RunStatus, price_per_hour: float = 0.0) -> str:
     parts += [
         f'<span style="{cell}"><span style="color:#555555;font-size:12px">{escape(name)}</span> '
         f"<b>{escape(value)}</b></span>"
-        for name, value in numbers_of(status, price_per_hour).items()
+        for name, value in status.numbers(price_per_hour).items()
     ]
     return f'<div style="{card_style("font-size:14px;line-height:1.6")}">{" ".join(parts)}</div>'
 
