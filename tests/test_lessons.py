@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from dataclasses import replace
 
 import nbformat
 import pytest
 from matplotlib import font_manager
+from reading_time import FURTHER, reading_minutes
 
 from minimind_core import fonts
 from minimind_core.course import as_committed, hidden_problems
@@ -236,6 +238,36 @@ def test_each_number_with_a_band_says_what_is_likely_wrong_outside_of_it(lesson)
 def test_what_a_header_promises_keeps_to_the_limits(lesson):
     assert lesson.laptop_minutes * 60 <= lesson.limit_seconds <= (240 if lesson.number == 6 else 80)
     assert 20 <= lesson.learner_minutes <= (60 if lesson.number == 3 else 40)
+
+
+@notebooks
+def test_a_header_promises_the_minutes_that_its_slow_reader_needs(lesson):
+    notebook = json.loads(lesson.path.read_text(encoding="utf-8"))
+    waiting = lesson.laptop_minutes if lesson.laptop_minutes > 1 else 0
+    needed, further = reading_minutes(notebook) + waiting, reading_minutes(notebook, FURTHER)
+    assert needed <= lesson.learner_minutes <= needed + 6, f"reckoned: {needed:.1f} minutes"
+    assert further <= lesson.further_minutes <= further + 6, f"reckoned: {further:.1f} minutes under Further"
+    prose = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    said = re.findall(r"\n## Further\n\n.*?about (\d+) minutes", "\n" + prose)
+    assert said == ([str(lesson.further_minutes)] if lesson.further_minutes else []), "what the section itself says"
+
+
+def test_the_reckoning_of_minutes_counts_what_a_reader_meets():
+    words = " ".join(["word"] * 160)
+    picture = {"output_type": "execute_result", "data": {"image/png": "", "text/plain": "<Figure>"}}
+    notebook = {
+        "cells": [
+            {"cell_type": "markdown", "source": [f"## Why?\n{words}\n<details>{words}</details>"]},
+            {"cell_type": "code", "source": ["import math\n", "\n", "print(1)\n" * 6], "outputs": [picture]},
+            {"cell_type": "markdown", "source": [f"### Exercise 1 · A\n{words}\n<details>{words}</details>\n{words}"]},
+            {"cell_type": "markdown", "source": [f"## Exercises\n{words}"]},
+            {"cell_type": "markdown", "source": [f"## Further\n\n### Deeper\n{words} {words}"]},
+            {"cell_type": "code", "source": ["print(1)"], "outputs": [{"output_type": "stream", "text": ["1\n"] * 30}]},
+            {"cell_type": "markdown", "source": ["## Recap\n"]},
+        ]
+    }
+    assert reading_minutes(notebook) == pytest.approx(1 + 1 + 1, abs=0.05), "a text, a cell and its picture, a text"
+    assert reading_minutes(notebook, FURTHER) == pytest.approx(2 + 65 / 60, abs=0.05)
 
 
 @notebooks

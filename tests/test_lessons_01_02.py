@@ -526,7 +526,8 @@ def test_pictures_of_02(tokenizer):
     drawn(lambda: token_plots.mask_image(batches[0][2]))
     curves = {"a": [0.5, 1.0], "b": [0.5, 0.9]}
     costs = {300: (300, 1000), 400: (400, 1100), 6400: (6400, 7100), 150_000: (150_000, 150_700)}
-    drawn(lambda: token_plots.compression((300, 6400), curves, costs))
+    drawn(lambda: token_plots.compression((300, 6400), curves))
+    drawn(lambda: token_plots.vocabulary_costs(costs))
     drawn(lambda: token_plots.loss_by_position([8.0, 7.0, 0.1], [1, 1, 0], "a row"))
     drawn(lambda: token_plots.packed_against_padded(*[(X, mask) for X, _, mask in batches]))
     run = {"reported": [3.0, 2.0], "text": [3.0, 2.5]}

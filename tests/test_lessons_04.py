@@ -24,6 +24,7 @@ from minimind_core.widgets.schedule import design_words  # noqa: E402
 
 CELLS = nbformat.read(LESSONS[3].path, as_version=4).cells
 CODE = [cell.source for cell in CELLS if cell.cell_type == "code"]
+PROSE = [cell.source for cell in CELLS if cell.cell_type == "markdown"]
 
 
 # --- exercise 5 --------------------------------------------------------------------------------------------------
@@ -229,3 +230,12 @@ def test_the_folded_solution_of_exercise_5_is_right_and_half_a_cosine_too():
     exec(re.search(r"```python\n(def my_layer_factor.*?)```", text, re.DOTALL).group(1), given)
     assert checks.check_layer_factor(given["my_layer_factor"])
     assert checks.check_half_cosine(checks.half_cosine)
+
+
+def test_the_designers_folded_answer_is_what_its_sliders_say():
+    """The two means, at the designer's first length and warm-up."""
+    (told,) = re.findall(r"One peak that does it</summary>\n\n(\S+), .+ both means are (\S+)\.\n", "\n".join(PROSE))
+    for name, peak in (("wsd", 5e-4), ("linear", float(told[0]))):
+        words = design_words(name, peak, total=44160, warmup_steps=2208)
+        mean = float(re.search(r"mean\s+(\S+),", words).group(1))
+        assert mean == pytest.approx(float(told[1]), rel=2e-3), words

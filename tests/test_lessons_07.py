@@ -1079,11 +1079,21 @@ def test_scale_and_repeated_share():
 
 def test_loss_by_position_averages_in_doubling_bins():
     positions = np.repeat([1, 2, 3, 4, 5, 8, 9], 20)
-    centres, means = plots.loss_by_position(positions, positions.astype(float), least=20)
+    centres, means = loss_parts.loss_by_position(positions, positions.astype(float), least=20)
     assert means.tolist() == [1, 2, 3.5, 6.5, 9] and centres[0] == pytest.approx(1) and 3 < centres[2] < 4
-    merged = plots.loss_by_position(positions, positions.astype(float), least=21)[1]
+    merged = loss_parts.loss_by_position(positions, positions.astype(float), least=21)[1]
     assert merged.tolist() == [1.5, 3.5, pytest.approx(22 / 3)], "small bins join the next, the last the one before"
-    assert plots.loss_by_position(positions, positions.astype(float), least=999)[1].tolist() == [positions.mean()]
+    assert loss_parts.loss_by_position(positions, positions.astype(float), least=999)[1].tolist() == [positions.mean()]
+
+
+def test_curves_by_place_are_drawn_from_zero_beside_what_a_guess_costs():
+    places = {"row": np.arange(300), "segment": np.arange(300) % 7}
+    for losses, guess in ((np.full(300, 4.0), 7.0), (np.full(300, 9.0), 7.0)):
+        (axes,) = loss_parts.plot_by_place(places, losses, guess).axes
+        row, segment, dashed = axes.lines
+        assert set(row.get_ydata()) == set(segment.get_ydata()) == {losses[0]} and set(dashed.get_ydata()) == {guess}
+        assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > max(guess, losses[0])
+        assert "row" in row.get_label() and "segment" in segment.get_label()
 
 
 @pytest.mark.filterwarnings("error")
@@ -1106,7 +1116,8 @@ def test_pictures_are_drawn_without_a_warning_and_closed():
         plots.plot_settings(labels, before, {"a": [0.9, 0.1, 0, 0], "b": before}),
         plots.plot_repetition({"a": [1, 2, 1, 2, 1, 2], "b": list(range(6))}),
         plots.plot_step_times({"a": [0.01] * 20, "b": list(np.linspace(0.01, 0.1, 20))}),
-        plots.plot_held_out({"a": 8.0, "b": 5.0, "c": 4.0}, ramp, np.arange(30), np.arange(30) % 7),
+        plots.plot_held_out({"a": 8.0, "b": 5.0, "c": 4.0}),
+        loss_parts.plot_by_place({"row": np.arange(30), "segment": np.arange(30) % 7}, ramp, 5.0),
     ):
         figure.savefig("/dev/null", format="png")
     assert plt.get_fignums() == plots_before

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -91,6 +93,18 @@ def test_what_no_font_can_draw_is_a_dot_and_draws_without_a_warning():
         figure, axes = subplots()
         axes.set_title(shown)
         png(figure)
+
+
+def test_a_figure_without_a_lessons_setup_has_the_courses_looks_and_a_style_chosen_since_stays():
+    code = """
+import matplotlib
+from minimind_core.plots import style
+figure, axes = style.subplots()
+assert matplotlib.colors.to_hex(figure.get_facecolor()).upper() == style.CARD.upper(), figure.get_facecolor()
+matplotlib.rcParams["axes.facecolor"] = "#123456"
+assert matplotlib.colors.to_hex(style.mosaic([["a"]])[1]["a"].get_facecolor()) == "#123456"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT, timeout=120)
 
 
 def test_figures_of_many_threads_do_not_disturb_each_other():

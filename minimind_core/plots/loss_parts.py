@@ -1,4 +1,4 @@
-"""Held-out loss taken apart (lesson 07): by kind of token, by place in a segment, by the age of the model.
+"""Held-out loss taken apart (lesson 07): by place in row and segment, by kind of token, by the age of the model.
 
 The pictures take plain numbers and return a closed Figure. What sorts the tokens and what finds the snapshots of a run
 stands here too, since nothing else needs it. Left out: the losses themselves (evaluation.py).
@@ -29,6 +29,51 @@ from .token_kinds import CHARACTER, OTHER, PART, PUNCTUATION, WORD
 
 MARKER = "markers and blanks"
 KINDS = (WORD, CHARACTER, PART, OTHER, PUNCTUATION, MARKER)
+
+
+# --- places ---------------------------------------------------------------------------------------------------------
+
+
+def plot_by_place(places: Mapping[str, np.ndarray], losses: np.ndarray, guess: float) -> Figure:
+    """Mean loss by how many tokens were read before, a curve per unit; the dashed line is what a guess costs.
+
+    `places` says for "row", "segment" how many tokens of it stood before each token (n,); `losses` (n,) and `guess` are
+    nats. Leave out what should not count, such as markers.
+    """
+    figure, axes = subplots(figsize=(9.0, 3.6))
+    highest = guess
+    for (unit, read), marker, colour in zip(places.items(), "so^", (ORANGE, BLUE, GREY), strict=False):
+        centres, means = loss_by_position(read, losses)
+        axes.plot(centres, means, marker=marker, ms=4, color=colour, label=f"counted from the {unit}'s beginning")
+        highest = max(highest, means.max())
+    axes.axhline(guess, color=GREY, linestyle="--", linewidth=1.2, label="a guess among all tokens (ln V)")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set(xlabel="tokens read before (each gridline doubles)", ylabel="nats per token")
+    axes.set_title("Does it help to have read more?")
+    axes.set_ylim(0, 1.12 * highest)  # from 0: otherwise small bumps look like effects
+    axes.legend(fontsize=9, loc="lower right")
+    return figure
+
+
+def loss_by_position(positions: np.ndarray, losses: np.ndarray, least: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Mean losses in bins of positions 1, 2, 3–4, 5–8, 9–16 …; a bin of fewer than `least` tokens joins the next.
+
+    Too few at the end join the last bin. Position 1 is a token that has one before it. Returns the bins' geometric
+    centres and means.
+    """
+    positions = np.maximum(positions, 1)
+    number = np.ceil(np.log2(positions)).astype(int)
+    bins, waiting = [], np.zeros(len(number), dtype=bool)
+    for i in range(number.max() + 1):
+        waiting = waiting | (number == i)
+        if waiting.sum() >= least:
+            bins.append(waiting)
+            waiting = np.zeros(len(number), dtype=bool)
+    if waiting.any():
+        bins[-1:] = [bins[-1] | waiting] if bins else [waiting]
+    centres = [np.exp(np.log(positions[each]).mean()) for each in bins]
+    return np.array(centres), np.array([losses[each].mean() for each in bins])
 
 
 # --- kinds of tokens ------------------------------------------------------------------------------------------------

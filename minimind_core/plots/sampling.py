@@ -100,49 +100,16 @@ def plot_step_times(seconds: Mapping[str, Sequence[float]], window: int = 8) -> 
     return figure
 
 
-def plot_held_out(bars: Mapping[str, float], losses: np.ndarray, in_row: np.ndarray, in_segment: np.ndarray) -> Figure:
-    """Left: mean losses beside each other. Right: mean loss by how much was read of the row, and of the segment.
-
-    `bars` and `losses` are nats per token; `in_row` and `in_segment` say how many tokens of each stood before (n,).
-    The right side shows those losses only, so leave out of them what should not count, such as markers.
-    """
-    figure, (left, right) = subplots(1, 2, figsize=(9.6, 3.7), width_ratios=(1, 1.25))
-    drawn = left.bar(range(len(bars)), list(bars.values()), color=[GREY, ORANGE, BLUE, GREEN][: len(bars)], width=0.6)
-    left.bar_label(drawn, fmt="%.2f", padding=2, fontsize=10)
-    left.set_xticks(range(len(bars)), list(bars), fontsize=9)
-    left.set(ylabel="nats per token", title="Held-out loss: lower is better")
-    left.margins(y=0.12)
-    left.grid(axis="x", visible=False)
-    for positions, name, marker, colour in ((in_row, "row", "s", ORANGE), (in_segment, "segment", "o", BLUE)):
-        centres, means = loss_by_position(positions, losses)
-        right.plot(centres, means, marker=marker, ms=4, color=colour, label=f"counted from the {name}'s beginning")
-    right.set_xscale("log", base=2)
-    right.xaxis.set_major_formatter("{x:.0f}")
-    right.set(xlabel="tokens read before (each gridline doubles)", ylabel="nats per token")
-    right.set_title("Does it help to have read more?")
-    right.set_ylim(left.get_ylim())  # one scale, from 0: otherwise small bumps look like effects
-    right.legend(fontsize=9, loc="lower right")
+def plot_held_out(bars: Mapping[str, float]) -> Figure:
+    """Mean losses beside each other, in nats per token: a guess, a bigram model, this model, this one on the sample."""
+    figure, axes = subplots(figsize=(7.2, 3.4))
+    drawn = axes.bar(range(len(bars)), list(bars.values()), color=[GREY, ORANGE, BLUE, GREEN][: len(bars)], width=0.6)
+    axes.bar_label(drawn, fmt="%.2f", padding=2, fontsize=10)
+    axes.set_xticks(range(len(bars)), list(bars), fontsize=10)
+    axes.set(ylabel="nats per token", title="Mean loss: lower is better")
+    axes.margins(y=0.12)
+    axes.grid(axis="x", visible=False)
     return figure
-
-
-def loss_by_position(positions: np.ndarray, losses: np.ndarray, least: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Mean losses in bins of positions 1, 2, 3–4, 5–8, 9–16 …; a bin of fewer than `least` tokens joins the next.
-
-    Too few at the end join the last bin. Position 1 is a token that has one before it. Returns the bins' geometric
-    centres and means.
-    """
-    positions = np.maximum(positions, 1)
-    number = np.ceil(np.log2(positions)).astype(int)
-    bins, waiting = [], np.zeros(len(number), dtype=bool)
-    for i in range(number.max() + 1):
-        waiting = waiting | (number == i)
-        if waiting.sum() >= least:
-            bins.append(waiting)
-            waiting = np.zeros(len(number), dtype=bool)
-    if waiting.any():
-        bins[-1:] = [bins[-1] | waiting] if bins else [waiting]
-    centres = [np.exp(np.log(positions[each]).mean()) for each in bins]
-    return np.array(centres), np.array([losses[each].mean() for each in bins])
 
 
 def tokens_by_loss(texts: Mapping[str, tuple[Sequence[str], Sequence[float]]], worst: float) -> HTML:

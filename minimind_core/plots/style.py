@@ -21,10 +21,13 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
 GREY, INK, CARD = "#777777", "#222222", "#FBFBF8"
 CYCLE = [BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, GREY]
 
+_in_use = False  # whether this session has been given the course's style
+
 
 def use_course_style() -> None:
     """Set matplotlib's defaults for this session: the card, the colours, sizes, and a font with Chinese glyphs."""
-    font = chinese_font()
+    global _in_use
+    _in_use, font = True, chinese_font()
     matplotlib.rcParams.update(
         {
             "figure.figsize": (9.0, 3.6),
@@ -56,20 +59,26 @@ def use_course_style() -> None:
     )
 
 
+def _new_figure(figsize: tuple[float, float] | None) -> Figure:
+    if not _in_use:  # a dashboard without a lesson's `setup`; whoever chose another style since then keeps it
+        use_course_style()
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def subplots(rows: int = 1, columns: int = 1, figsize: tuple[float, float] | None = None, **how: Any) -> tuple:
     """A figure and its axes (one, or an array), as `pyplot.subplots` makes them, but known to nobody else.
 
     JupyterLab may answer a widget in a thread of its own, and pyplot's list of open figures is shared by all threads.
     """
-    figure = Figure(figsize=figsize, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _new_figure(figsize)
     return figure, figure.subplots(rows, columns, **how)
 
 
 def mosaic(places: list[list[str]], figsize: tuple[float, float] | None = None, **how: Any) -> tuple:
     """A figure and its axes by name, laid out as `pyplot.subplot_mosaic` does, but known to nobody else."""
-    figure = Figure(figsize=figsize, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _new_figure(figsize)
     return figure, figure.subplot_mosaic(places, **how)
 
 

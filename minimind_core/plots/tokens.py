@@ -146,36 +146,42 @@ def mask_image(masks: np.ndarray, title: str = "Which positions count") -> Figur
     return figure
 
 
-def compression(
-    sizes: Sequence[int], curves: dict[str, Sequence[float]], costs: dict[int, tuple[int, int]], mark: int = 6400
-) -> Figure:
-    """Characters per token against the size of the vocabulary, and the share of the model that is then its embedding.
+SIZES = "vocabulary, tokens (logarithmic scale)"
+
+
+def compression(sizes: Sequence[int], curves: dict[str, Sequence[float]]) -> Figure:
+    """Characters per token against the size of the vocabulary; `curves` has a value for each of `sizes`, by name."""
+    figure, axes = subplots(figsize=(9, 3.2))
+    for (name, values), marker in zip(curves.items(), "os^", strict=False):
+        axes.plot(sizes, values, marker=marker, label=name)
+    axes.set(xscale="log", xlabel=SIZES, ylabel="characters per token", ylim=(0, None))
+    axes.set_title("What a bigger vocabulary gains")
+    axes.legend()
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    return figure
+
+
+def vocabulary_costs(costs: dict[int, tuple[int, int]], mark: int = 6400) -> Figure:
+    """The share of the model that is its embedding, against the size of the vocabulary.
 
     `costs` gives for each vocabulary (parameters of the embedding, of the whole model); `mark` is MiniMind's.
     """
-    figure, (left, right) = subplots(1, 2, figsize=(9, 3.6))
-    for (name, values), marker in zip(curves.items(), "os^", strict=False):
-        left.plot(sizes, values, marker=marker, label=name)
-    scale = "vocabulary, tokens (logarithmic scale)"
-    left.set(xscale="log", xlabel=scale, ylabel="characters per token", ylim=(0, None))
-    left.set_title("What a bigger vocabulary gains")
-    left.legend()
-    left.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
+    figure, axes = subplots(figsize=(9, 3.2))
     shares = {size: 100 * embedding / whole for size, (embedding, whole) in costs.items()}
-    right.plot(list(shares), list(shares.values()), color=BLUE, marker="o")
+    axes.plot(list(shares), list(shares.values()), color=BLUE, marker="o")
     for size, share in shares.items():
         label = f"{share:.0f} % · {costs[size][0] / 1e6:.1f} M"
         if size == mark or share > 25:
-            right.annotate(label + (" (MiniMind)" if size == mark else ""), (size, share), (-8, 2),
-                           textcoords="offset points", ha="right")  # fmt: skip
-    right.set(xscale="log", xlabel=scale, ylabel="embedding, % of the model", ylim=(0, 100))
-    right.set_title("What it costs, in a model of MiniMind's width")
+            axes.annotate(label + (" (MiniMind)" if size == mark else ""), (size, share), (-8, 2),
+                          textcoords="offset points", ha="right")  # fmt: skip
+    axes.set(xscale="log", xlabel=SIZES, ylabel="embedding, % of the model", ylim=(0, 100))
+    axes.set_title("What it costs, in a model of MiniMind's width")
     ticks: list[int] = []
     for size in shares:  # those too close to the one before would overlap
         ticks += [size] if not ticks or size > 1.5 * ticks[-1] else []
-    right.set_xticks(ticks, [f"{size:,}" for size in ticks], rotation=45)
-    for axes in (left, right):
-        axes.minorticks_off()
+    axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
+    axes.minorticks_off()
     return figure
 
 
