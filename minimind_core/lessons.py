@@ -240,9 +240,9 @@ LESSONS = (
 
 def readme_table() -> str:
     """The README's table of lessons, which a test compares with the file."""
-    rows = ["| notebook | after it you can | laptop | RTX 4090 |", "|---|---|---|---|"]
+    rows = ["| notebook | after it you can | yours | laptop | RTX 4090 |", "|---|---|---|---|---|"]
     for lesson in LESSONS:
         link = f"[{lesson.number:02d} · {lesson.title}](notebooks/{lesson.path.name})"
         laptop, gpu = spoken_minutes(lesson.laptop_minutes), spoken_minutes(lesson.gpu_minutes)
-        rows.append(f"| {link} | {lesson.able} | {laptop} | {gpu} |")
+        rows.append(f"| {link} | {lesson.able} | {lesson.learner_minutes} min | {laptop} | {gpu} |")
     return "\n".join(rows)
