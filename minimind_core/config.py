@@ -311,8 +311,8 @@ class Recipe:
     warmup: float = field(metadata={"help": "share of the run that the learning rate takes to rise"})
     momentum: float = field(metadata={"help": "share that a running mean of gradients keeps (AdamW's first beta)"})
     beta2: float = field(metadata={"help": "the same for AdamW's running mean of squared gradients"})
-    weight_decay: float = field(metadata={"help": "pull of the matrices towards zero"})
-    lr_scale: float = field(metadata={"help": "peak learning rate as a multiple of --learning_rate"})
+    weight_decay: float = field(metadata={"help": "pull of the weights towards zero (muon: of matrices alone)"})
+    lr_scale: float = field(metadata={"help": "peak rate / --learning_rate; the seed's schedule starts a tenth above"})
     cuda_dtype: str = field(metadata={"help": "what --dtype auto means on a GPU; float16 brings a gradient scaler"})
     window_loss: bool = field(metadata={"help": "log the mean loss since the last line; False: one micro-batch's"})
 

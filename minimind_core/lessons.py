@@ -118,7 +118,7 @@ LESSONS = (
         exercise_minutes=65,
         laptop_minutes=0.2,
         laptop_gigabytes=0.4,
-        further_minutes=10,
+        further_minutes=15,
     ),
     Lesson(
         number=2,
@@ -164,7 +164,7 @@ LESSONS = (
         number=4,
         name="04_lr_schedule",
         title="The learning rate over a run",
-        able="read a learning-rate schedule, compute the seed's number at any step, and see what other shapes do",
+        able="read a learning-rate schedule, compute MiniMind's rate at any step, and see what other shapes do",
         explains=(
             "schedule: get_lr learning_rate warmup",
             "optim: build_optimizer split_parameters",
@@ -174,7 +174,7 @@ LESSONS = (
         exercise_minutes=50,
         laptop_minutes=1.0,
         laptop_gigabytes=0.6,
-        further_minutes=15,
+        further_minutes=20,
     ),
     Lesson(
         number=5,
@@ -216,7 +216,7 @@ LESSONS = (
         laptop_minutes=3.6,
         laptop_gigabytes=0.8,
         limit_seconds=240,
-        further_minutes=5,
+        further_minutes=10,
     ),
     Lesson(
         number=7,

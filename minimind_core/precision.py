@@ -84,7 +84,7 @@ def pick_dtype(asked: str, device: torch.device, recipe: str = "fast") -> tuple[
     if device.type == "cpu" and asked in ("bfloat16", "float16") and not cpu_has(asked):
         return torch.float32, f"{asked} was asked for, but this CPU has no fast {asked}: float32 is used"
     if asked == "auto" and device.type != "cuda":
-        return torch.float32, f"float32, the fast format on {device.type}"
+        return torch.float32, f"float32, the safe format on {device.type}"
     name = RECIPES[recipe].cuda_dtype if asked == "auto" else asked
     why = f"{name}, what the {recipe} recipe uses on a GPU" if asked == "auto" else f"{name}, as asked"
     if name == "bfloat16" and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:

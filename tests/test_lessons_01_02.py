@@ -18,15 +18,13 @@ from matplotlib.figure import Figure
 from minimind_core import SAMPLE, PackedDataset, PretrainDataset, describe, iter_texts, train_tokenizer
 from minimind_core.checks import Verdict
 from minimind_core.checks.corpus import (
-    check_estimate,
     check_pack,
     check_padding,
     check_reader,
     check_segments,
-    estimate,
-    hash_functions,
     pack,
 )
+from minimind_core.checks.near_copies import check_estimate, estimate, hash_functions
 from minimind_core.checks.tokens import check_item, check_loss, check_stream, check_xy, item
 from minimind_core.errors import CorpusError
 from minimind_core.lessons import LESSONS
@@ -163,9 +161,9 @@ def broken_pack(kind: str) -> Callable:
     ("kind", "words"),
     [
         ("last lost", "never added"),
-        ("touching", "one blank"),
-        ("bare count", "markers and blanks count"),
-        ("no blank counted", "markers and blanks count"),
+        ("touching", "one space"),
+        ("bare count", "markers and spaces count"),
+        ("no blank counted", "markers and spaces count"),
         ("less than", "exactly the limit"),
         ("one each", "fill a row up"),
         ("empty first", "empty"),
@@ -187,6 +185,8 @@ def reader(
     own_error=True,
     count="lines",
     decode_outside=False,
+    strings_only=True,
+    caught=(ValueError, KeyError, TypeError),
 ):
     """A reader of JSON lines with one thing left out; `blanks=bool` asks a line whether it is empty, unstripped."""
 
@@ -198,8 +198,11 @@ def reader(
             rows += 1
             line = line.decode() if decode_outside else line
             try:
-                texts.append(json.loads(line if isinstance(line, str) else line.decode())["text"])
-            except (ValueError, KeyError):
+                text = json.loads(line if isinstance(line, str) else line.decode())["text"]
+                if strings_only and not isinstance(text, str):
+                    raise TypeError
+                texts.append(text)
+            except caught:
                 if own_error is False:
                     raise
                 if own_error is None:
@@ -214,7 +217,7 @@ def reader(
     ("answer", "words"),
     [
         (reader(blanks=False), "a line break at the end of the file"),
-        (reader(blanks=bool), "holds only blanks"),
+        (reader(blanks=bool), "holds only spaces"),
         (reader(split=lambda raw: raw.decode().split("\n")), "the whole file at once"),
         (reader(decode_outside=True), "Decode inside the try"),
         (reader(bom=False), "byte-order mark"),
@@ -227,6 +230,8 @@ def reader(
             "json's own error came through",
         ),
         (reader(own_error=None), "should be refused"),
+        (reader(strings_only=False), "a text that is a number, not a string should be refused"),
+        (reader(caught=(ValueError, KeyError)), "a line that is a list, not an object: your code raised TypeError"),
         (lambda raw: [json.loads(raw)["text"]], "two plain lines"),
         (lambda raw: "山", "list of texts"),
     ],
@@ -519,27 +524,24 @@ def test_rows_along_the_file_come_from_everywhere(corpus):
 def test_pictures_of_02(tokenizer):
     data = PretrainDataset(SAMPLE, tokenizer, 64)
     packed = PackedDataset(data.corpus, tokenizer, 63)
-    batches = [
-        tuple(torch.stack(parts).numpy() for parts in zip(*[d[i] for i in range(4)], strict=True))
-        for d in (data, packed)
-    ]
-    drawn(lambda: token_plots.mask_image(batches[0][2]))
     curves = {"a": [0.5, 1.0], "b": [0.5, 0.9]}
     costs = {300: (300, 1000), 400: (400, 1100), 6400: (6400, 7100), 150_000: (150_000, 150_700)}
     drawn(lambda: token_plots.compression((300, 6400), curves))
     drawn(lambda: token_plots.vocabulary_costs(costs))
     drawn(lambda: token_plots.loss_by_position([8.0, 7.0, 0.1], [1, 1, 0], "a row"))
-    drawn(lambda: token_plots.packed_against_padded(*[(X, mask) for X, _, mask in batches]))
+    lines = drawn(lambda: token_plots.packed_against_padded(data.batch(range(4)), packed.batch(range(4))))
+    assert [axes.get_ylabel() for axes in lines.axes] == ["row", "block"]
     run = {"reported": [3.0, 2.0], "text": [3.0, 2.5]}
     drawn(lambda: token_plots.mask_matters(run, run))
     gaps = drawn(lambda: token_plots.mask_matters({"reported": [3, 1.5], "text": [3, 1.5]}, run))
     assert [axes.texts[0].get_text() for axes in gaps.axes] == ["0.50", "1.00"]
 
 
-def test_segments_are_numbered_within_a_line():
-    ids = np.array([[1, 5, 2, 7, 1, 5, 2, 0, 0]])
-    mask = np.array([[1, 1, 1, 1, 1, 1, 1, 0, 0]])
-    assert token_plots.segment_numbers(ids, mask).tolist() == [[1, 1, 1, 2, 2, 2, 2, 0, 0]]
+def test_a_segment_keeps_its_number_over_the_edge_of_a_block():
+    ids = np.array([[1, 5, 2, 7, 1, 5], [6, 2, 7, 1, 5, 2]])  # a stream, cut in two
+    assert token_plots.segment_numbers(ids, np.ones_like(ids)).tolist() == [[1, 1, 1, 1, 2, 2], [2, 2, 2, 3, 3, 3]]
+    ids, mask = np.array([[1, 5, 2, 0], [1, 5, 6, 2]]), np.array([[1, 1, 0, 0], [1, 1, 1, 0]])  # two rows, padded
+    assert token_plots.segment_numbers(ids, mask).tolist() == [[1, 1, 0, 0], [2, 2, 2, 0]]
 
 
 def test_html_is_escaped_and_sets_its_own_colours(tokenizer):
@@ -553,9 +555,8 @@ def test_html_is_escaped_and_sets_its_own_colours(tokenizer):
         token_plots.bytes_html(NASTY).data,
         token_plots.tokens_html(tokenizer, ids, title=NASTY).data,
         token_plots.xy_html(tokenizer, ids[:-1], ids[1:], [1] * (len(ids) - 1)).data,
-        token_plots.merges_html([(NASTY, [[NASTY.encode()]])]).data,
         str(token_plots.counted(tokenizer, ids, [1] * len(ids))),
-        near_copies.pairs_table([(0.5, NASTY, NASTY + "<img>"), (0.0, "山", NASTY)], NASTY).data,
+        near_copies.pairs_table([(0.5, NASTY, NASTY + "<img>"), (0.0, "山", NASTY)], (NASTY, NASTY), NASTY).data,
         merging.step_view(merging.merge_steps(NASTY * 2), 3),
         browsing.row_view([row], 0, NASTY[:4]),
         exploring.explorer_view(tokenizer, NASTY),
@@ -614,6 +615,8 @@ def test_differences_join_to_the_texts(one, other):
 def test_differences_are_underlined():
     page = near_copies.pairs_table([(0.9, "高8849米", "高8848米")]).data
     assert re.findall(r"<u [^>]*>(.*?)</u>", page) == ["9", "8"] and ">0.90<" in page
+    named = near_copies.pairs_table([(0.9, "山", "水")], ("in training", "held out")).data
+    assert ">in training (what the other lacks is underlined)<" in named and ">held out<" in named
 
 
 # --- widgets ----------------------------------------------------------------------------------------------------------
@@ -627,6 +630,11 @@ def test_finding_rows():
     assert [browsing.next_row([0, 3], now, -1) for now in (0, 1, 3)] == [3, 0, 0]
     assert browsing.next_row([], 2) == 2
     assert "There is no row 9" in browsing.row_view(rows, 9)
+
+
+def test_the_notebook_says_how_many_rows_the_browser_reads():
+    text = LESSONS[0].path.read_text(encoding="utf-8")
+    assert f"it reads the first {browsing.READ_AT_MOST:,} rows" in text
 
 
 def test_row_browser_walks_and_searches(corpus):
@@ -733,7 +741,7 @@ def test_merges_are_as_many_as_asked_and_a_text_may_be_empty():
     assert len(merging.merge_steps(TWISTER, 3)) == 4
     for text in ("", "<s>", "山"):
         assert len(merging.merge_steps(text)) == 1
-        assert "no pair stands there twice" in merging.step_words(merging.merge_steps(text), 0)
+        assert "no pair occurs twice" in merging.step_words(merging.merge_steps(text), 0)
     assert merging.merge_steps("山" * 5000)[0].tokens == 3 * merging.MOST_CHARACTERS
 
 

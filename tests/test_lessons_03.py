@@ -234,9 +234,28 @@ def test_two_attention_slips_at_once_are_both_named() -> None:
 
 
 def test_attention_right_answers_pass_and_the_gradient_is_looked_at() -> None:
-    assert check_attention(attend) and check_attention(core.causal_attention)
+    assert check_attention(attend)
     cut = check_attention(lambda q, k, v: attend(q.detach(), k, v))
     assert cut.ok is False and "no gradient flows back to the queries" in cut.message
+
+
+def torch_attends(q, k, v):
+    mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
+    return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
+
+
+@pytest.mark.parametrize("answer", [torch_attends, core.causal_attention, F.scaled_dot_product_attention])
+def test_attention_in_one_call_is_not_allowed(answer) -> None:
+    verdict = check_attention(answer)
+    assert verdict.ok is False and "scaled_dot_product_attention" in verdict.message
+    assert "not allowed" in verdict.message
+
+
+def test_watching_an_answer_leaves_torch_as_it_was() -> None:
+    kept = F.scaled_dot_product_attention
+    check_attention(torch_attends), check_attention(raises)
+    assert F.scaled_dot_product_attention is kept
+    assert check_attention(attend), "what one answer called is not held against the next"
 
 
 def route(logits, k, normalise):
@@ -441,6 +460,14 @@ def test_the_folded_cell_on_halves_shows_that_an_order_is_all_there_is_to_it(cap
     assert float(re.search(r"tensor\(([\d.e-]+)\)", capsys.readouterr().out)[1]) < 1e-4
 
 
+def test_the_folded_cell_on_the_auxiliary_loss_shows_its_least_and_nearly_its_most(capsys) -> None:
+    prose = "\n".join("".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "markdown")
+    [snippet] = [block for block in re.findall(r"```python\n(.*?)```", prose, re.S) if "collapsed" in block]
+    exec(snippet, lesson_code())
+    even, collapsed = map(float, re.findall(r"auxiliary loss ([\d.]+) with", capsys.readouterr().out))
+    assert even == pytest.approx(0.1, abs=1e-3) and 0.19 < collapsed < 0.2, "E / k times alpha at most"
+
+
 @pytest.mark.parametrize("changes", SHAPES)
 def test_flops_by_hand_are_those_that_are_counted(changes: dict) -> None:
     code, config = lesson_code(), tiny_config(**changes)
@@ -626,12 +653,15 @@ def test_viewers_redraw_once_a_change_and_show_errors(tiny_model, monkeypatch) -
     drawn = []
     real = viewers.plot_attention
     monkeypatch.setattr(viewers, "plot_attention", lambda *inputs: drawn.append(inputs[2:]) or real(*inputs))
-    sliders, words, picture = viewers.attention_viewer(maps, labels).children
+    viewer = viewers.attention_viewer(maps, labels)
+    sliders, words, picture = viewer.children
     layer, head, token = sliders.children
     before = bytes(picture.value)
     layer.value, token.value = 1, 2
     assert drawn == [(0, 0, 4), (1, 0, 4), (1, 0, 2)]
     assert bytes(picture.value) != before and bytes(picture.value).startswith(b"\x89PNG") and "(token 2)" in words.value
+    kept = viewer._repr_mimebundle_()["image/png"]  # for where widgets cannot be shown
+    assert isinstance(kept, bytes) and kept == bytes(picture.value), "the kernel encodes bytes alone"
     assert not plt.get_fignums()
 
     def broken(*inputs):
@@ -652,6 +682,9 @@ def test_the_router_viewer_follows_its_sliders(tiny_model) -> None:
     choice.value = 1
     assert words.value == viewers.routing_words(routing, list("abcde"), 1, 1)
     assert choice.max == 1
+    opened = viewers.router_viewer(routing, list("abcde"), 1)
+    assert opened.children[0].children[0].value == 1
+    assert opened.children[1].value == viewers.routing_words(routing, list("abcde"), 1)
 
 
 @pytest.mark.parametrize("experts", [1, 4, 9])

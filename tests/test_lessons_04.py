@@ -20,7 +20,7 @@ from minimind_core.lessons import LESSONS  # noqa: E402
 from minimind_core.plots import schedule as plots  # noqa: E402
 from minimind_core.plots import schedule_runs  # noqa: E402
 from minimind_core.schedule import cosine  # noqa: E402
-from minimind_core.widgets.schedule import design_words  # noqa: E402
+from minimind_core.widgets.schedule import design_words, schedule_designer  # noqa: E402
 
 CELLS = nbformat.read(LESSONS[3].path, as_version=4).cells
 CODE = [cell.source for cell in CELLS if cell.cell_type == "code"]
@@ -233,9 +233,16 @@ def test_the_folded_solution_of_exercise_5_is_right_and_half_a_cosine_too():
 
 
 def test_the_designers_folded_answer_is_what_its_sliders_say():
-    """The two means, at the designer's first length and warm-up."""
-    (told,) = re.findall(r"One peak that does it</summary>\n\n(\S+), .+ both means are (\S+)\.\n", "\n".join(PROSE))
-    for name, peak in (("wsd", 5e-4), ("linear", float(told[0]))):
-        words = design_words(name, peak, total=44160, warmup_steps=2208)
-        mean = float(re.search(r"mean\s+(\S+),", words).group(1))
-        assert mean == pytest.approx(float(told[1]), rel=2e-3), words
+    """The two means, at the designer's first length and warm-up, and at a peak that its slider can be put to."""
+    pattern = r"nearest peak is (\S+), with a warm-up of 5% in both: the means are (\S+) and (\S+)\.\n"
+    ((peak, wsd, linear),) = re.findall(pattern, "\n".join(PROSE))
+    slider = next(part for part in widgets_of(schedule_designer()) if getattr(part, "description", "") == "peak")
+    nearest = 10 ** (slider.min + round((math.log10(float(peak)) - slider.min) / slider.step) * slider.step)
+    assert f"{nearest:.1e}" == f"{float(peak):.1e}"
+    for name, at, told in (("wsd", 5e-4, wsd), ("linear", nearest, linear)):
+        words = design_words(name, at, total=44160, warmup_steps=2208)
+        assert float(re.search(r"mean\s+(\S+),", words).group(1)) == float(told), words
+
+
+def widgets_of(part):
+    return [part, *(inner for child in getattr(part, "children", ()) for inner in widgets_of(child))]

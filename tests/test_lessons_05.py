@@ -168,6 +168,88 @@ def test_clipping_scaled_gradients_is_named_in_a_whole_sentence(unscaled):
     assert "clipping sees gradients that are still 1,024 times too long" in message
 
 
+def update_under(dtype, divided=True, clipped=True, whole=False, drop=0, returns="norm"):
+    """Exercise 4 with forward under autocast, the loss too if `whole`; the first `drop` micro-batches are left out."""
+
+    def answer(model, optimizer, scaler, batches, grad_clip):
+        for X, Y, mask in batches[drop:]:
+            with autocast_context(CPU, dtype):
+                logits = model(X).logits
+                loss = masked_cross_entropy(logits, Y, mask) if whole else None
+            loss = masked_cross_entropy(logits, Y, mask) if loss is None else loss
+            scaler.scale(loss / (len(batches) if divided else 1)).backward()
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip if clipped else 1e9)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return norm if returns == "norm" else 1.0
+
+    return answer
+
+
+SIXTEEN_BITS = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+
+
+@SIXTEEN_BITS
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_update_under_autocast_is_right(dtype, whole):
+    verdict = checks.check_update(update_under(dtype, whole=whole))
+    assert verdict, verdict
+
+
+@SIXTEEN_BITS
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ("not clipped", {"clipped": False}),
+        ("not divided by the number", {"divided": False}),
+        ("before clipping", {"returns": "one"}),
+        ("it should be", {"drop": 1}),
+    ],
+)
+def test_wrong_updates_are_recognised_under_autocast(dtype, words, wrong):
+    verdict = checks.check_update(update_under(dtype, **wrong))
+    assert verdict.ok is False and words in verdict.message, verdict
+
+
+@pytest.mark.parametrize("apart", [0.0005, 0.005])
+def test_a_step_a_little_beside_the_right_one_is_not_called_unclipped(apart):
+    def answer(model, optimizer, scaler, batches, grad_clip):
+        for X, Y, mask in batches:
+            scaler.scale(masked_cross_entropy(model(X).logits, Y, mask) / len(batches)).backward()
+        scaler.unscale_(optimizer)
+        generator = torch.Generator().manual_seed(1)
+        for p in model.parameters():
+            p.grad += (
+                apart
+                * p.grad.norm()
+                * torch.nn.functional.normalize(torch.randn(p.shape, generator=generator).flatten(), dim=0).view_as(p)
+            )
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        return norm
+
+    message = checks.check_update(answer).message
+    assert "direction is another one" in message and "clip" not in message
+
+
+@SIXTEEN_BITS
+def test_a_windows_gradient_under_autocast_is_right(dtype):
+    def answer(model, batches):
+        total = sum(mask.sum() for *_, mask in batches)
+        for X, Y, mask in batches:
+            with autocast_context(CPU, dtype):
+                loss = masked_cross_entropy(model(X).logits, Y, mask, total=total)
+            loss.backward()
+        return int(total)
+
+    verdict = checks.check_window_gradient(answer)
+    assert verdict, verdict
+
+
 # --- what forward keeps ------------------------------------------------------------------------------------------
 
 SMALL = ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=800, max_seq_len=64)
@@ -274,6 +356,15 @@ def test_the_device_table_says_what_to_do():
         assert advice in row
 
 
+@pytest.mark.parametrize(("has", "advice"), [(True, "try bfloat16"), (False, "leave it at auto")])
+def test_the_device_table_advises_this_cpu_as_one_that_is_like_it(monkeypatch, has, advice):
+    monkeypatch.setattr("minimind_core.precision.cpu_has", lambda name: has)
+    rows = plots.device_table().data.split("<tr>")
+    here = next(row for row in rows if "this CPU" in row)
+    like = next(row for row in rows if ("a CPU with bfloat16" if has else "a CPU without") in row)
+    assert advice in here and advice in like
+
+
 # --- the notebook ------------------------------------------------------------------------------------------------
 
 CELLS = nbformat.read(LESSONS[4].path, as_version=4).cells
@@ -294,3 +385,9 @@ def test_every_exercise_states_its_stars_and_minutes_and_is_checked():
     assert [int(number) for number, _ in titles] == [1, 2, 3, 4]
     stubs = [source for source in CODE if re.search(r"^def my_.+: \.\.\.\n\n\n(checks\.)?check_\w+\(my_\w+\)$", source)]
     assert len(stubs) == TEXT.count("<summary>Hint</summary>") == TEXT.count("<summary>Solution</summary>") == 4
+
+
+def test_the_product_in_the_prose_has_our_rows_tokens():
+    outputs = "".join(output.get("text", "") for cell in CELLS[:5] if "outputs" in cell for output in cell.outputs)
+    tokens = re.search(r"Our row so far: (\d+) tokens", outputs)[1]
+    assert f"1/(800 · {tokens} · 256)" in TEXT

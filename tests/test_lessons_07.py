@@ -325,6 +325,24 @@ def test_ages_are_chance_weights_then_snapshots_of_this_run_then_the_model(run_w
     ]
 
 
+@pytest.mark.parametrize(("best", "steps"), [(4, [0, 1, 3, 4, 5, 9]), (3, [0, 1, 3, 5, 9]), (9, [0, 1, 3, 5, 9])])
+def test_the_best_weights_of_a_run_are_among_its_ages_once_and_marked(run_with_snapshots, pair, best, steps):
+    model, folder = run_with_snapshots
+    facts = {"tokenizer_sha256": "ours", "corpus": {"path": "a"}}
+    ended = facts | {"step": 9, "best_step": best, "complete": True}
+    save_weights(model, folder / "pretrain_32.pth", ended, pair[1])
+    kept = folder / "pretrain_32" / "snapshots" / "best.pth"
+    save_weights(MiniMindLM(model.config), kept, facts | {"step": best}, pair[1])
+    (run,) = list_runs()
+    ages = loss_parts.models_by_age(model, str(run))
+    assert [age.updates for age in ages] == steps and ages[-1].model is model
+    assert [age.updates for age in ages if age.best] == [best]
+    kept.unlink()
+    ages = loss_parts.models_by_age(model, str(run))
+    assert [age.updates for age in ages] == [0, 1, 3, 5, 9]
+    assert [age.updates for age in ages if age.best] == [best] * (best != 4), "a snapshot may be the best one, too"
+
+
 def test_without_a_run_or_snapshots_two_ages_are_left(run_with_snapshots):
     model, folder = run_with_snapshots
     assert [age.updates for age in loss_parts.models_by_age(model)] == [0, 1]
@@ -345,13 +363,14 @@ def test_ages_of_a_quick_model_are_found(run_with_snapshots, monkeypatch):
 
 def test_the_slider_of_ages_shows_text_and_bars_and_escapes(pair):
     model, tokenizer = pair
-    ages = [loss_parts.Age(0, MiniMindLM(model.config).eval()), loss_parts.Age(1234, model)]
+    ages = [loss_parts.Age(0, MiniMindLM(model.config).eval()), loss_parts.Age(1234, model, best=True)]
     box = bars.ages_widget(ages, tokenizer, "天空是")
+    assert [name for name, _ in named(box, "updates").options] == ["0", "1,234 (best)"]
     page, slider = next(part for part in parts(box) if isinstance(part, widgets.HTML)), named(box, "updates")
     newest = page.value
-    assert "after 1,234 updates" in newest and "天空是" in newest
+    assert "after 1,234 updates, the best of its run" in newest and "天空是" in newest
     slider.value = 0
-    assert page.value != newest and "after 0 updates" in page.value
+    assert page.value != newest and "after 0 updates ·" in page.value
     slider.value = 1
     assert page.value == newest
     named(box, "Prompt").value = NASTY
@@ -1096,6 +1115,20 @@ def test_curves_by_place_are_drawn_from_zero_beside_what_a_guess_costs():
         assert "row" in row.get_label() and "segment" in segment.get_label()
 
 
+def test_settings_share_one_scale_and_say_what_moved_most():
+    panels = plots.plot_settings(["世", "界"], [0.4, 0.3], {"a": [0.9, 0.1], "b": [0.41, 0.01]}).axes
+    assert len({axes.get_xlim() for axes in panels}) == 1 and panels[0].get_xlim()[1] > 0.9
+    assert [axes.get_title(loc) for axes in panels for loc in ("left",)] == [
+        "a\n世: 0.400 → 0.900",
+        "b\n界: 0.300 → 0.010",
+    ]
+
+
+def test_the_cost_of_a_token_is_drawn_without_an_empty_half():
+    (axes,) = plots.plot_step_times({"a": list(np.linspace(0.001, 0.006, 60)), "b": [0.003] + [0.001] * 59}).axes
+    assert 6 < axes.get_ylim()[1] < 9
+
+
 @pytest.mark.filterwarnings("error")
 def test_pictures_are_drawn_without_a_warning_and_closed():
     from matplotlib import pyplot as plt
@@ -1110,7 +1143,7 @@ def test_pictures_are_drawn_without_a_warning_and_closed():
     for figure in (
         loss_parts.plot_parts(kinds, loss_parts.by_group(["first token", "later"] * 15, ramp, np.ones(30))),
         loss_parts.plot_parts({loss_parts.MARKER: loss_parts.Part(1, 2.0, math.nan)}, {}),
-        loss_parts.plot_ages([0, 42, 84000], [8.0, 4.0, 5.0], [8.0, 3.0, 0.1]),
+        loss_parts.plot_ages([0, 42, 84000], [8.0, 4.0, 5.0], [8.0, 3.0, 0.1], 4.5),
         loss_parts.plot_ages([0, 1], [8.0, 4.0], [8.0, 3.0]),
         plots.plot_next_tokens(labels, before, "title", truth=1),
         plots.plot_settings(labels, before, {"a": [0.9, 0.1, 0, 0], "b": before}),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import minimind_core
-from minimind_core import PROMPTS, pieces, train_tokenizer
+from minimind_core import PROMPTS, SAMPLE, iter_texts, pieces, train_tokenizer
 from minimind_core.lessons import LESSONS
 from minimind_core.plots import loss_parts, token_kinds
 
@@ -108,5 +108,21 @@ def test_the_bigram_model_is_built_by_hand_and_sums_are_judged():
     assert "by hand and fit_bigram differ" in source
     outputs = [output for cell in CELLS for output in cell.get("outputs", [])]
     printed = "".join("".join(output.get("text", "")) for output in outputs)
+    rows = list(iter_texts(SAMPLE))
+    assert [match[0] for match in re.finditer("3加5等于.", "".join(rows))] == ["3加5等于多", "3加5等于8"]
+    assert "3加5等于" in rows[0] and not any("4加3等于" in row for row in rows), "the text says so: choose other sums"
     for prompt in ("3加5等于", "4加3等于"):
         assert re.search(rf"^{prompt} \(.*→[^←]* ← (right|wrong)$", printed, re.MULTILINE), prompt
+
+
+def test_rows_are_judged_within_the_models_window():
+    """Places that no training reached would tell of the window, and not of what was learned."""
+    (code,) = [source for cell in CELLS if "-ln p and token_losses differ" in (source := "".join(cell["source"]))]
+    assert "window = model.config.max_seq_len" in code and "whole[:window]" in code and "[:, :window]" in code
+
+
+def test_the_best_weights_are_among_the_ages():
+    outputs = [output for cell in CELLS for output in cell.get("outputs", [])]
+    printed = "".join("".join(output.get("text", "")) for output in outputs)
+    best = re.findall(r"^ *(\d+) +([\d.]+) +[\d.]+ → .*?(← the best of its run)?$", printed, re.MULTILINE)
+    assert [float(loss) for _, loss, mark in best if mark] == [min(float(loss) for _, loss, _ in best)]

@@ -1,21 +1,19 @@
-"""Checks of lesson 01's exercises: splitting a row, packing segments, a reader of JSON lines, padding, sketches.
+"""Checks of lesson 01's exercises: splitting a row, packing segments, a reader of JSON lines, padding.
 
 Each takes the learner's function, tries it on small cases and on the course's rows, and names the mistake it
-recognises.
+recognises. Left out: estimates from sketches (near_copies.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from ..corpus import iter_texts, split_segments
 from ..paths import SAMPLE
-from .verdict import Verdict, attempt
+from .verdict import Verdict, attempt, number
 
 
 def _list_of_text(found: object, what: str) -> Verdict | None:
@@ -29,7 +27,7 @@ def _list_of_text(found: object, what: str) -> Verdict | None:
 
 
 def check_segments(answer: Callable[[str], list[str]]) -> Verdict:
-    """`answer(text)` should give a row's segments, without markers and without blanks at their ends."""
+    """`answer(text)` should give a row's segments, without markers and without spaces at their ends."""
     row = next(iter_texts(SAMPLE, limit=1))
     for text in (
         "<s>山很高。</s> <s>水很深。</s>",
@@ -55,12 +53,12 @@ def _segments_problem(text: str, found: object, wanted: list[str]) -> Verdict | 
     if any("<s>" in item or "</s>" in item for item in found):
         return Verdict.wrong(f"markers are left in your segments: {found[0]!r}.")
     if any(not item.strip() for item in found):
-        return Verdict.wrong(f"{text[:40]!r} gives you an empty segment; what lies between two markers may be a blank.")
+        return Verdict.wrong(f"{text[:40]!r} gives you an empty segment; what lies between two markers may be a space.")
     if [item.strip() for item in found] == wanted:
-        return Verdict.wrong("right but for the blanks at the ends of your segments: strip() them.")
+        return Verdict.wrong("right but for the spaces at the ends of your segments: strip() them.")
     if len(found) > len(wanted):
         return Verdict.wrong(
-            f"{text[:40]!r} has {len(wanted)} segments, you give {len(found)}: a blank or a line break inside a "
+            f"{text[:40]!r} has {len(wanted)} segments, you give {len(found)}: a space or a line break inside a "
             "segment does not end it, only a marker does."
         )
     return Verdict.wrong(f"{text[:40]!r} should give {str(wanted)[:80]}, you give {str(found)[:80]}.")
@@ -72,7 +70,7 @@ def check_pack(answer: Callable[[list[str], int], list[str]]) -> Verdict:
     short, long = ["一二", "三四", "五六", "七"], ["山" * 40, "水", "火"]
     for case, limit in (
         (short, 20),
-        (short, 19),  # just what two of them take, markers and blank counted
+        (short, 19),  # just what two of them take, markers and space counted
         (short, 18),
         (segments, 300),
         (segments, 512),
@@ -122,14 +120,14 @@ def _pack_problem(segments: list[str], limit: int, found: object) -> Verdict | N
         size = f", {len(missing[0])} characters long" if missing else ""
         return Verdict.wrong(f"{len(missing)} of {len(segments)} segments are lost{size} (the limit was {limit}).")
     if any(re.search(r"</s><s>", row) for row in found):
-        return Verdict.wrong("one blank stands between </s> and the next <s>; yours touch.")
+        return Verdict.wrong("one space is needed between </s> and the next <s>; yours touch.")
     over = next((row for row in found if len(row) > limit and len(split_segments(row)) > 1), None)
     if over is not None:
-        return Verdict.wrong(f"a row has {len(over)} characters, the limit was {limit}: markers and blanks count too.")
+        return Verdict.wrong(f"a row has {len(over)} characters, the limit was {limit}: markers and spaces count too.")
     if found == pack(segments, limit - 1):
         return Verdict.wrong(
             f"a row may hold exactly the limit, here {limit} characters; is there a < where <= is meant, or one "
-            "blank too many counted?"
+            "space too many counted?"
         )
     enough = len(pack(segments, limit))
     return Verdict.wrong(f"you need {len(found)} rows, {enough} are enough: fill a row up before the next one begins.")
@@ -146,7 +144,7 @@ def check_reader(answer: Callable[[bytes], list[str]]) -> Verdict:
         ("two plain lines", a + b"\n" + b, ["山", "水"]),
         ("a line break at the end of the file", a + b"\n" + b + b"\n", ["山", "水"]),
         ("an empty line between two rows", a + b"\n\n" + b, ["山", "水"]),
-        ("a line that holds only blanks (strip it before you look)", a + b"\n  \n" + b, ["山", "水"]),
+        ("a line that holds only spaces (strip it before you look)", a + b"\n  \n" + b, ["山", "水"]),
         ("Windows line ends (CRLF)", a + b"\r\n" + b + b"\r\n", ["山", "水"]),
         ("a byte-order mark at the start", b"\xef\xbb\xbf" + a, ["山"]),
         (
@@ -168,12 +166,14 @@ def check_reader(answer: Callable[[bytes], list[str]]) -> Verdict:
         ("a line that is cut short", a + b"\n\n" + b'{"text": "\xe6\xb0', 3),
         ("a web page", a + b"\n" + b"<html>", 2),
         ("a line without text", b"\n\n\n" + a + b"\n" + b'{"title": "x"}\n' + b, 5),
+        ("a line that is a list, not an object", a + b"\n" + b + b"\n" + b'["text"]', 3),
+        ("a text that is a number, not a string", a + b"\n" + b'{"text": 7}\n' + b, 2),
     )
     for name, raw, line in bad:
         problem = _not_refused(answer, name, raw, line)
         if problem is not None:
             return problem
-    return Verdict.right("seven good files are read, three bad ones are refused by line.")
+    return Verdict.right("seven good files are read, five bad ones are refused by line.")
 
 
 def _not_refused(answer: Callable, name: str, raw: bytes, line: int) -> Verdict | None:
@@ -215,15 +215,6 @@ def _not_refused(answer: Callable, name: str, raw: bytes, line: int) -> Verdict 
     )
 
 
-def _number(found: object, what: str) -> float | Verdict:
-    """`found` as a float, or a Verdict that says what was given instead of a number."""
-    try:
-        value = float(found)
-    except (TypeError, ValueError):
-        return Verdict.wrong(f"{what} is a number, this is a {type(found).__name__}.")
-    return value if math.isfinite(value) else Verdict.wrong(f"{what} should be from 0 to 1, yours is {value}.")
-
-
 def padding_share(lengths: Sequence[int], max_length: int) -> float:
     """The share of predicted positions that hold padding: rows of so many tokens, each cut or filled to `max_length`.
 
@@ -237,7 +228,7 @@ def check_padding(answer: Callable[[list[int], int], float]) -> Verdict:
     """`answer(lengths, max_length)` should give the share of predicted positions that hold padding, from 0 to 1."""
     for lengths, max_length in (([10, 20, 30], 25), ([7, 7], 7), ([40, 50], 9), ([2], 101)):
         found = attempt(answer, list(lengths), max_length)
-        value = found if isinstance(found, Verdict) else _number(found, "a share")
+        value = found if isinstance(found, Verdict) else number(found, "a share")
         problem = value if isinstance(value, Verdict) else _padding_problem(lengths, max_length, value)
         if problem is not None:
             return problem
@@ -265,75 +256,3 @@ def _padding_problem(lengths: Sequence[int], max_length: int, found: float) -> V
     why = next((text for value, text in wrong if math.isclose(found, value, abs_tol=1e-9)), None)
     here = f"rows of {list(lengths)} tokens and max_length {max_length}"
     return Verdict.wrong(f"{here} give {right:.4f}, yours is {found:.4f}" + (f": {why}." if why else "."))
-
-
-def hash_functions(count: int, largest: int = 1 << 32) -> list[Callable[[str], int]]:
-    """So many hash functions that have nothing to do with each other: text → a number below `largest`."""
-
-    def value(key: int, text: str) -> int:
-        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8, key=b"%d" % key).digest()
-        return int.from_bytes(digest, "big") % largest
-
-    return [partial(value, key) for key in range(count)]
-
-
-def estimate(one: set[str], other: set[str], hashes: Sequence[Callable[[str], int]]) -> float:
-    """MinHash: the share of hash functions whose smallest value over both sets is the same."""
-    return sum(min(map(each, one)) == min(map(each, other)) for each in hashes) / len(hashes)
-
-
-def check_estimate(answer: Callable[[set[str], set[str], list], float]) -> Verdict:
-    """`answer(one, other, hashes)` should give the share of hash functions whose minima over both sets agree."""
-    rows = [split_segments(text) for text in iter_texts(SAMPLE, limit=11)]
-    ours, others = ({text[i : i + 3] for i in range(len(text) - 2)} for text in (rows[0][0], rows[10][2]))
-    some, more = set("春夏秋冬东南西北"), set("东南西北上下左右")
-    # Small numbers, so that two functions share a minimum now and then; but no function gives two pieces the same.
-    small = [
-        each for each in hash_functions(400, largest=43) if len({each(p) for p in some | more}) == len(some | more)
-    ]
-    for one, other, hashes in (
-        (some, more, small[3:23]),  # with these, all usual mistakes give different numbers
-        ({"山"}, {"山"}, hash_functions(3)),
-        ({"山"}, {"水"}, hash_functions(3)),
-        (ours, others, hash_functions(64)),
-    ):
-        found = attempt(answer, set(one), set(other), list(hashes))
-        value = found if isinstance(found, Verdict) else _number(found, "a similarity")
-        problem = value if isinstance(value, Verdict) else _estimate_problem(one, other, hashes, value)
-        if problem is not None:
-            return problem
-    true = len(ours & others) / len(ours | others)
-    return Verdict.right(f"our row's first segment and row 10's third: {value:.2f} from sketches, {true:.2f} in truth.")
-
-
-def _estimate_problem(one: set[str], other: set[str], hashes: Sequence[Callable], found: float) -> Verdict | None:
-    right = estimate(one, other, hashes)
-    if math.isclose(found, right, abs_tol=1e-9):
-        return None
-    count = len(hashes)
-    mine, yours = ([min(map(each, side)) for each in hashes] for side in (one, other))
-    shared = set(mine) & set(yours)
-    wrong = (
-        (right * count, "that is how many agree; divide by the number of hash functions"),
-        (sum(a != b for a, b in zip(mine, yours, strict=True)) / count, "that is the share that differs"),
-        (len(shared) / len(set(mine) | set(yours)), "compare the two lists place by place, not as sets of numbers"),
-        (len(shared) / count, "compare the two lists place by place: each function has a smallest value of its own"),
-        (len(one & other) / len(one | other),
-         "that is the exact similarity, of the pieces or of all their hashes; take each function's smallest value"),
-        (_jaccard_of_hashes(one, other, hashes),
-         "you compare all hashes of the two sets; each function's smallest value is enough"),
-        (sum(max(map(h, one)) == max(map(h, other)) for h in hashes) / count,
-         "you take the largest value; that works as well, but the smallest is asked"),
-        (sum(h(min(one)) == h(min(other)) for h in hashes) / count,
-         "you hash the smallest piece; take the smallest of all pieces' hashes"),
-        (float(min(mine) == min(yours)), "you take one minimum over all functions; take one for each of them"),
-    )  # fmt: skip
-    why = next((text for value, text in wrong if math.isclose(found, value, abs_tol=1e-9)), None)
-    here = f"sets of {len(one)} and {len(other)} pieces and {count} hash functions"
-    return Verdict.wrong(f"{here} give {right:.4f}, yours is {found:.4f}" + (f": {why}." if why else "."))
-
-
-def _jaccard_of_hashes(one: set[str], other: set[str], hashes: Sequence[Callable]) -> float:
-    """What comes out when the hashes of all functions go into one heap for each set."""
-    mine, yours = ({each(piece) for each in hashes for piece in side} for side in (one, other))
-    return len(mine & yours) / len(mine | yours)

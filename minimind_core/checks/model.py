@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..layers import rotary_angles
 from .verdict import Verdict, attempt, wrong_shape
@@ -233,6 +235,16 @@ def _attention(
     return scores.masked_fill(~seen, 0 if mask == "zeroed" else -torch.inf).softmax(axis) @ v
 
 
+class _Watched(TorchFunctionMode):
+    """Notices whether torch's own attention is called while this is entered."""
+
+    called = False
+
+    def __torch_function__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None):
+        self.called = self.called or function is F.scaled_dot_product_attention
+        return function(*args, **(kwargs or {}))
+
+
 def check_attention(answer: Callable) -> Verdict:
     """`answer(q, k, v)`: q (B, H, T, Dh), k and v (B, K, S, Dh) → (B, H, T, Dh), causal, with S ≥ T."""
     whole, after_a_cache = (5, 5), (2, 5)
@@ -249,8 +261,15 @@ def _attention_slip(answer: Callable, tokens: int, span: int) -> Verdict | None:
         random_tensor(2, 2, span, 16, seed=1),
         random_tensor(2, 2, span, 16, seed=2),
     )
+    with _Watched() as watched:
+        found = attempt(answer, q.clone(), k.clone(), v.clone())
+    if watched.called:
+        return Verdict.wrong(
+            "you call scaled_dot_product_attention, which is all of attention in one call and not allowed here: "
+            "make scores, mask, shares and sum yourself."
+        )
     found = _with_a_word(
-        attempt(answer, q.clone(), k.clone(), v.clone()),
+        found,
         "at non-singleton dimension 1",
         "(q has 4 heads here, k and v have 2: give every query head its own copy of both first, repeat_interleave.)",
     )

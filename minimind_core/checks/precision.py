@@ -20,6 +20,8 @@ from .verdict import Verdict, attempt
 # B batch · T tokens; a batch is (X, Y, loss_mask), each (B, T) int64
 Batch = tuple[Tensor, Tensor, Tensor]
 SCALE = 1024.0
+# how far an answer's gradient may lie from the right one, by the format of its forward pass: 16 bits round more
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.02}
 
 
 def check_divisor(answer: Callable[[int, int, int], int]) -> Verdict:
@@ -101,6 +103,17 @@ def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> bool:
     return bool((found - wanted).norm() <= tolerance * wanted.norm() + 1e-12)
 
 
+def formats_seen(model: MiniMindLM) -> set[torch.dtype]:
+    """A set that fills with the formats in which the model gives its scores: 16 bits under autocast."""
+    seen: set[torch.dtype] = set()
+    model.output.register_forward_hook(lambda _module, _given, scores: seen.add(scores.dtype))
+    return seen
+
+
+def _tolerance(formats: set[torch.dtype]) -> float:
+    return max((TOLERANCES.get(dtype, 1e-4) for dtype in formats), default=1e-4)
+
+
 def _named(found: Tensor, wrong: Mapping[str, Tensor]) -> Verdict | None:
     return next((Verdict.wrong(words) for words, numbers in wrong.items() if close(found, numbers, 0.02)), None)
 
@@ -111,6 +124,7 @@ def check_window_gradient(answer: Callable[[nn.Module, list[Batch]], int]) -> Ve
     counts = [int(mask.sum()) for _, _, mask in batches]
     total, n = sum(counts), len(batches)
     model, backwards = small_model(), []
+    formats = formats_seen(model)
     model.norm.weight.register_hook(lambda _: backwards.append(1))  # once per backward
     returned: Any = attempt(answer, model, batches)
     found = flat_gradient(model)
@@ -142,7 +156,7 @@ def check_window_gradient(answer: Callable[[nn.Module, list[Batch]], int]) -> Ve
     }
     if (verdict := _named(found, wrong)) is not None:
         return verdict
-    if not close(found, in_all / total):
+    if not close(found, in_all / total, _tolerance(formats)):
         ratio = (found @ in_all / (in_all @ in_all)).item() * total
         return Verdict.wrong(f"the gradient differs; measured along the right one, it is {ratio:.3f} times as long.")
     if len(backwards) < n:
@@ -185,14 +199,14 @@ def check_update(answer: Callable) -> Verdict:
     batches = batches_of(((12, 12),) * 3)
     for clip in (1e9, 0.1):  # first with a clip that does nothing, so that a wrong length shows
         model, scaler = small_model(), RecordingScaler()
-        start = flat_weights(model)
+        start, formats = flat_weights(model), formats_seen(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)  # a step is then the gradient itself
         returned: Any = attempt(answer, model, optimizer, scaler, batches, clip)
         if isinstance(returned, Verdict) and returned.message.startswith("your code raised"):
             return _explained(returned, scaler.calls)
         if not scaler.calls and torch.equal(start, flat_weights(model)):
             return returned if isinstance(returned, Verdict) else Verdict.wrong("no weight has moved.")
-        verdict = _wrong_step(start - flat_weights(model), scaler.calls, batches, clip)
+        verdict = _wrong_step(start - flat_weights(model), scaler.calls, batches, clip, _tolerance(formats))
         if verdict is not None:
             return verdict
     if "update" not in scaler.calls:
@@ -207,7 +221,10 @@ def check_update(answer: Callable) -> Verdict:
     if isinstance(returned, Verdict):
         return Verdict.wrong("the step is right, but nothing came back: return the norm that clip_grad_norm_ gives.")
     norm = torch.stack(sums_of_gradients(batches)).sum(0).norm().item() / sum(int(m.sum()) for *_, m in batches)
-    if not isinstance(returned, (int, float, Tensor)) or abs(float(returned) - norm) > 1e-3 * norm:
+    if (
+        not isinstance(returned, (int, float, Tensor))
+        or abs(float(returned) - norm) > max(1e-3, _tolerance(formats)) * norm
+    ):
         return Verdict.wrong(
             f"the step is right; return the gradient's norm before clipping, {norm:.4f}, not {returned}."
         )
@@ -235,8 +252,8 @@ def _explained(verdict: Verdict, calls: list[str]) -> Verdict:
     return verdict
 
 
-def _wrong_step(moved: Tensor, calls: list[str], batches: list[Batch], clip: float) -> Verdict | None:
-    """What is wrong with the step that was made, or None."""
+def _wrong_step(moved: Tensor, calls: list[str], batches: list[Batch], clip: float, tolerance: float) -> Verdict | None:
+    """What is wrong with the step that was made, or None; its forward pass may have rounded it by `tolerance`."""
     n = len(batches)
     if calls.count("step") > 1:
         return Verdict.wrong("stepped once per micro-batch: the step comes once, after all of them.")
@@ -251,7 +268,7 @@ def _wrong_step(moved: Tensor, calls: list[str], batches: list[Batch], clip: flo
     def clipped(gradient: Tensor) -> Tensor:
         return gradient * min(1.0, clip / gradient.norm().item())
 
-    if close(moved, clipped(mean)):
+    if close(moved, clipped(mean), tolerance):
         if "scale" not in calls or "step" not in calls:
             return Verdict.wrong("the numbers are right, but the scaler took no part: scaler.scale(loss), scaler.step.")
         if clip < 1 and "unscale_" not in calls:
@@ -266,21 +283,22 @@ def _wrong_step(moved: Tensor, calls: list[str], batches: list[Batch], clip: flo
     early = (
         "clipped before unscaling" if "unscale_" in calls else "scaler.unscale_(optimizer) is missing before clipping"
     )
-    before = (
-        f"{early}: clipping sees gradients that are still 1,024 times too long, and what it leaves of them is divided "
-        "by 1,024 afterwards. First scaler.unscale_(optimizer), then clip."
-    )
-    wrong = {
-        f"not divided by the number of micro-batches, {n}: the step is that many times too long.": clipped(mean * n),
-        f"divided by 8, but this window has {n} micro-batches: use len(batches).": clipped(mean * n / 8),
-        "only the last micro-batch is left: zero_grad stands inside the loop over micro-batches.": clipped(
-            means[-1] / n
-        ),
-        "only the last micro-batch is left (zero_grad inside the loop?), and it isn't divided.": clipped(means[-1]),
-        "not clipped: the step is longer than grad_clip.": mean,
-        before: clipped(mean * SCALE) / SCALE,
-    }
+    if clip < mean.norm():  # lengths and members were right where clipping had nothing to do
+        wrong = {
+            "not clipped: the step is longer than grad_clip.": mean,
+            f"{early}: clipping sees gradients that are still 1,024 times too long, and what it leaves of them is "
+            "divided by 1,024 afterwards. First scaler.unscale_(optimizer), then clip.": clipped(mean * SCALE) / SCALE,
+        }
+    else:
+        wrong = {
+            f"not divided by the number of micro-batches, {n}: the step is that many times too long.": mean * n,
+            f"divided by 8, but this window has {n} micro-batches: use len(batches).": mean * n / 8,
+            "only the last micro-batch is left: zero_grad stands inside the loop over micro-batches.": means[-1] / n,
+            "only the last micro-batch is left (zero_grad inside the loop?), and it isn't divided.": means[-1],
+        }
     if (verdict := _named(moved, wrong)) is not None:
         return verdict
     wanted = clipped(mean).norm().item()
+    if abs(moved.norm().item() - wanted) < 0.02 * wanted:
+        return Verdict.wrong("the step is about as long as it should be, but its direction is another one.")
     return Verdict.wrong(f"the step is {moved.norm().item():.4g} long, it should be {wanted:.4g} (grad_clip={clip:g}).")

@@ -46,24 +46,28 @@ def check_cost(answer: Callable) -> Verdict:
 def check_snapshot(answer: Callable) -> Verdict:
     """`answer(lines, kept)` returns the update with the lowest held-out loss among those of which weights were kept.
 
-    `lines` are those of a metrics file, `kept` the updates.
+    `lines` are those of a metrics file, `kept` the updates, at some of which the model was not judged.
     """
-    looks = {0: 8.0, 10: 5.1, 20: 5.0, 30: 4.9, 40: 5.4, 50: 5.6, 60: 5.9}
-    found = attempt(answer, _lines(looks), [0, 10, 40, 60])
+    looks, kept = {0: 8.0, 10: 5.1, 20: 5.0, 30: 4.9, 40: 5.4, 50: 5.6, 60: 5.9}, [0, 10, 40, 55, 60]
+    found = attempt(answer, _lines(looks), list(kept))
     if isinstance(found, Verdict):
+        judged = [at for at in kept if at in looks]
+        if found.ok is False and attempt(answer, _lines(looks), judged) == 10:
+            return Verdict.wrong("the model was not judged at each update in `kept`: leave out those without a look.")
         return found
     if (problem := _number(found)) is not None:
         return problem
     known = {
         30: "there the held-out loss is lowest, but no weights were kept at update 30: look at the snapshots alone.",
         40: "that is the snapshot nearest to the lowest loss; after the turn losses rise, and another one is better.",
+        55: "no look was made at update 55, so nothing is known of its weights: leave out what was not judged.",
         60: "that is the last one, with the lowest training loss: the held-out lines have the key held_out_loss.",
         0: "that is the first one, before any training: `min` compares what its `key` gives.",
         1: "that is a position in the list; the update itself is asked for.",
         5.1: "that is the loss; the update at which it was measured is asked for.",
     }
     if found == 10:
-        later = attempt(answer, _lines(looks | {10: 5.5, 40: 5.0}), [0, 10, 40, 60])
+        later = attempt(answer, _lines(looks | {10: 5.5, 40: 5.0}), list(kept))
         if isinstance(later, Verdict):
             return later
         if later != 40:
@@ -85,7 +89,8 @@ def _lines(looks: dict[int, float]) -> list[dict[str, float]]:
 def lost_share(interval: int, seconds_per_update: float, seconds_per_save: float, hours_between_kills: float) -> float:
     """Seconds that go, for each second of training, into saving and on average into making again what a kill took.
 
-    Young 1974, "A first order approximation to the optimum checkpoint interval".
+    Young 1974, "A first order approximation to the optimum checkpoint interval": hours are hours of training, and kills
+    during a save are left out.
     """
     between_saves = interval * seconds_per_update
     return seconds_per_save / between_saves + between_saves / 2 / (3600 * hours_between_kills)
@@ -124,6 +129,9 @@ def check_lost_share(answer: Callable) -> Verdict:
         "both are counted per second of training: without the save.": (save + again * interval * update)
         / (interval * update + save),
         "those are seconds for each interval: divide by the interval's own seconds.": right * interval * update,
+        "to first order hours are hours of training, and a kill during a save is left out.": (
+            saving + again * (1 + saving)
+        ),
     }
     return _wrong(found, typical, f"for the test's {given} it is {right:.4f}, yours is {found}.")
 

@@ -16,7 +16,7 @@ from ..tokenizer import BOS_ID, EOS_ID, PAD_ID
 from ..training import masked_cross_entropy
 from .verdict import Verdict, attempt, wrong_shape
 
-# B batch · T tokens · V vocabulary
+# N tokens of a row · B batch · T positions · V vocabulary
 
 
 def _tensors(found: object, names: tuple[str, ...]) -> Verdict | None:
@@ -31,7 +31,7 @@ def _tensors(found: object, names: tuple[str, ...]) -> Verdict | None:
 
 
 def check_xy(answer: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Verdict:
-    """`answer(ids)` should give what the model reads and what it should say: ids (T,) → X, Y, each (T - 1,)."""
+    """`answer(ids)` should give what the model reads and what it should say: ids (N,) → X, Y, each (N - 1,)."""
     for ids in (torch.tensor([BOS_ID, 11, 12, 13, EOS_ID]), torch.tensor([BOS_ID, EOS_ID])):
         found = attempt(answer, ids)
         problem = found if isinstance(found, Verdict) else _xy_problem(ids, found)
@@ -58,7 +58,7 @@ def _xy_problem(ids: Tensor, found: object) -> Verdict | None:
     for name, value in (("X", X), ("Y", Y)):
         problem = wrong_shape(value, (len(ids) - 1,))
         if problem is not None:
-            return Verdict.wrong(f"{name}: {problem.message} A row of T tokens has T - 1 pairs.")
+            return Verdict.wrong(f"{name}: {problem.message} A row of N tokens has N - 1 pairs.")
     which, wanted, value = ("X", ids[:-1], X) if not torch.equal(X, ids[:-1]) else ("Y", ids[1:], Y)
     return Verdict.wrong(f"for ids {ids.tolist()} {which} should be {wanted.tolist()}, yours is {value.tolist()}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -51,3 +52,12 @@ def wrong_shape(found: Any, wanted: torch.Size | tuple) -> Verdict | None:
     if tuple(found.shape) != tuple(wanted):
         return Verdict.wrong(f"the shape should be {tuple(wanted)}, yours is {tuple(found.shape)}.")
     return None
+
+
+def number(found: object, what: str) -> float | Verdict:
+    """`found`, a value from 0 to 1, as a float; or a Verdict that says what was given instead of a number."""
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        return Verdict.wrong(f"{what} is a number, this is a {type(found).__name__}.")
+    return value if math.isfinite(value) else Verdict.wrong(f"{what} should be from 0 to 1, yours is {value}.")

@@ -103,7 +103,7 @@ def bytes_per_character(text: str) -> Figure:
 
 
 def bricks(texts: Sequence[str], numbers: Sequence[int] | None = None, about: int = 512) -> Figure:
-    """Rows as walls: a brick is a segment, as wide as its characters, markers and the blank behind it included.
+    """Rows as walls: a brick is a segment, as wide as its characters, markers and the space behind it included.
 
     A line stands at `about` characters; `numbers` are the rows' numbers, 0, 1, 2 … if left out.
     """
@@ -118,7 +118,7 @@ def bricks(texts: Sequence[str], numbers: Sequence[int] | None = None, about: in
     axes.axvline(about, color=ORANGE, linestyle="--", linewidth=1.5)
     axes.annotate(f"{about}", (about, -0.55), (5, 0), textcoords="offset points", color=ORANGE)
     axes.set(
-        xlabel="characters; a brick has its two markers and the blank behind it, so up to 8 more than its segment",
+        xlabel="characters; a brick has its two markers and the space behind it, so up to 8 more than its segment",
         ylabel="row",
         yticks=range(len(texts)),
         yticklabels=range(len(texts)) if numbers is None else numbers,
@@ -185,7 +185,7 @@ def token_lengths(lengths: dict[str, Sequence[int]], max_lengths: Sequence[int])
 
 
 def zipf(counts: Counter) -> Figure:
-    """Characters by rank and how often each stands there, and what share of the text the first ranks cover."""
+    """Characters by rank and how often each occurs, and what share of the text the first ranks cover."""
     ordered = counts.most_common()
     rank = np.arange(1, len(ordered) + 1)
     times = np.array([count for _, count in ordered])
@@ -198,7 +198,7 @@ def zipf(counts: Counter) -> Figure:
             left.plot(rank[place], times[place], "o", color=ORANGE, markersize=5)
             left.annotate(drawable(ordered[place][0]), (rank[place], times[place]), (4, 5), textcoords="offset points")
             last = place
-    left.set(xlabel="rank of the character", ylabel="times it stands there")
+    left.set(xlabel="rank of the character", ylabel="times it occurs")
     left.set_title("A few characters are most of the text")
     left.set_ylim(0.7, times[0] * 2.5)
     left.legend(loc="lower left", fontsize=8)

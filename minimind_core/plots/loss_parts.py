@@ -27,7 +27,7 @@ from . import token_kinds
 from .style import BLUE, GREY, ORANGE, subplots
 from .token_kinds import CHARACTER, OTHER, PART, PUNCTUATION, WORD
 
-MARKER = "markers and blanks"
+MARKER = "markers and spaces"
 KINDS = (WORD, CHARACTER, PART, OTHER, PUNCTUATION, MARKER)
 
 
@@ -138,32 +138,35 @@ def _bars(axes: Axes, values: Mapping[str, float], colour: str, parts: Mapping[s
 
 
 class Age(NamedTuple):
-    """A model as it was after so many updates; 0 is one with chance weights."""
+    """A model after so many updates, 0 with chance weights; `best` if none of its run did better on held-out rows."""
 
     updates: int
     model: MiniMindLM
+    best: bool = False
 
 
 def models_by_age(model: MiniMindLM, note: str = "") -> list[Age]:
     """A model at every age that can be had, youngest first: with chance weights, its run's snapshots, as it is now.
 
-    `note` is what `quick_model` says of it and names its run. Without a run, or one that kept no snapshots, two ages
-    are left: before training, and now. Snapshots that can't be read or belong to another run are passed over.
+    Among the snapshots are the run's best weights, where it kept them. `note` is what `quick_model` says of the model
+    and names its run. Without a run, or one that kept no snapshots, two ages are left: before training, and now.
+    Snapshots that can't be read or belong to another run are passed over.
     """
     device, run = next(model.parameters()).device, _run_named(note)
     now = run.facts["step"] if run else 1
     with torch.random.fork_rng(devices=[]):  # making a model draws numbers; those of the caller stay as they were
         torch.manual_seed(0)
-        ages = [Age(0, MiniMindLM(model.config).eval().to(device))]
-        for path in sorted((run.folder / "snapshots").glob("step-*.pth")) if run else []:
+        found = {0: MiniMindLM(model.config).eval().to(device)}
+        for path in sorted((run.folder / "snapshots").glob("*.pth")) if run else []:
             try:
                 younger, _, facts = load_run(path, device)
             except CourseError:
                 continue
             same = all(facts.get(key) == run.facts.get(key) for key in ("model", "tokenizer_sha256"))
-            if same and ages[-1].updates < facts.get("step", 0) < now:
-                ages.append(Age(facts["step"], younger))
-    return [*ages, Age(now, model)]
+            if same and 0 < facts.get("step", 0) < now:
+                found.setdefault(facts["step"], younger)  # the best weights may be a snapshot, too
+    best = run.facts.get("best_step") if run else None
+    return [Age(step, its, 0 < step == best) for step, its in [*sorted(found.items()), (now, model)]]
 
 
 def _run_named(note: str) -> RunOnDisk | None:
@@ -174,15 +177,22 @@ def _run_named(note: str) -> RunOnDisk | None:
     return None
 
 
-def plot_ages(updates: Sequence[int], held_out: Sequence[float], row: Sequence[float]) -> Figure:
-    """Two curves over a model's ages: loss on held-out rows (its lowest point is marked) and on our row, in nats."""
+def plot_ages(
+    updates: Sequence[int], held_out: Sequence[float], row: Sequence[float], bigram: float | None = None
+) -> Figure:
+    """Two curves over a model's ages: loss on held-out rows (its lowest point is marked) and on our row, in nats.
+
+    The dashed line is what a bigram model reaches on the held-out rows.
+    """
     figure, axes = subplots(figsize=(9.0, 3.4))
     places, best = np.arange(len(updates)), int(np.argmin(held_out))
     axes.plot(places, held_out, "o-", color=ORANGE, label="held-out rows")
     axes.plot(places, row, "s-", color=BLUE, label="our row")
+    if bigram is not None:
+        axes.axhline(bigram, color=GREY, linestyle="--", linewidth=1.2, label="bigram model, held-out rows")
     axes.plot(best, held_out[best], "o", ms=13, mfc="none", color=ORANGE, mew=1.8)
     axes.annotate(
-        f"lowest: {held_out[best]:.2f}", (best, held_out[best]), (0, 12), textcoords="offset points", ha="center",
+        f"lowest: {held_out[best]:.2f}", (best, held_out[best]), (0, -20), textcoords="offset points", ha="center",
         fontsize=10,
     )  # fmt: skip
     axes.set_xticks(places, [f"{number:,}" for number in updates])

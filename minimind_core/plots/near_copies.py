@@ -29,13 +29,18 @@ def differences(one: str, other: str) -> tuple[list[tuple[str, bool]], list[tupl
     return stretches
 
 
-def pairs_table(pairs: Iterable[tuple[float, str, str]], caption: str = "") -> HTML:
-    """(similarity from 0 to 1, one text, other text) as a table; what one has and the other lacks is underlined."""
+def pairs_table(
+    pairs: Iterable[tuple[float, str, str]], names: tuple[str, str] = ("one", "the other"), caption: str = ""
+) -> HTML:
+    """(similarity from 0 to 1, one text, other text) as a table; what one has and the other lacks is underlined.
+
+    `names` say what stands in the two columns of texts.
+    """
     rows = []
     for similarity, one, other in pairs:
         sides = (Safe("".join(map(_stretch, side))) for side in differences(one, other))
         rows.append((f"{similarity:.2f}", *sides))
-    return table(("similarity", "one (what the other lacks is underlined)", "the other"), rows, caption)
+    return table(("similarity", f"{names[0]} (what the other lacks is underlined)", names[1]), rows, caption)
 
 
 def _stretch(part: tuple[str, bool]) -> str:
@@ -55,7 +60,7 @@ def similarities(own: Sequence[float], planted: Sequence[float], threshold: floa
         f" {threshold:g}: read these by eye →", (threshold, 0.97), xycoords=("data", "axes fraction"), va="top"
     )
     axes.set(yscale="log", xlim=(0, 1), ylim=(0.6, 3 * max(1, *counts[0])))
-    axes.set(xlabel="Jaccard similarity of two segments", ylabel="pairs")
+    axes.set(xlabel="Jaccard similarity of two segments", ylabel="pairs that meet")
     axes.set_title("Chance likeness ends early, copies stand apart")
     axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.85))
     return figure

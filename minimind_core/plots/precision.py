@@ -45,7 +45,7 @@ def ranges(gradient: Tensor) -> Figure:
         else:
             bottom.vlines(ticks, height - 0.25, height + 0.25, color=colour, linewidth=1.2)
     top.set(
-        title="Range: float16 is narrow (pale: subnormal, with fewer digits)",
+        title="Range: float16 is narrow (pale: subnormal numbers)",
         xlabel="power of two",
         yticks=range(3),
         yticklabels=FORMATS,
@@ -77,7 +77,7 @@ def underflow(groups: Mapping[str, Tensor], scales: Sequence[float]) -> Figure:
     edges = np.arange(-48, 26)
     zones = (
         ("becomes 0", edges[0], np.log2(TO_ZERO), RED, 0.18),
-        ("loses digits", np.log2(TO_ZERO), np.log2(SUBNORMAL), YELLOW, 0.3),
+        ("subnormal", np.log2(TO_ZERO), np.log2(SUBNORMAL), YELLOW, 0.3),
         ("keeps all its digits", np.log2(SUBNORMAL), np.log2(OVERFLOW), CARD, 0.0),
         ("becomes inf", np.log2(OVERFLOW), edges[-1], PURPLE, 0.25),
     )
@@ -130,10 +130,11 @@ def scaler_life(history: Sequence[Mapping[str, float]]) -> Figure:
 def device_table() -> HTML:
     """What pick_dtype answers to each wish, here and on pretended devices, with a scaler or not, and what to do."""
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    on_cpu = {True: "try bfloat16 and time it", False: "leave it at auto; 16 bits gain nothing"}
     devices = (
-        ("this CPU", cpu, precision.cpu_has, None, "leave it at auto"),
-        ("a CPU with bfloat16", cpu, lambda name: name == "bfloat16", None, "try bfloat16 and time it"),
-        ("a CPU without", cpu, lambda name: False, None, "leave it at auto; 16 bits gain nothing"),
+        ("this CPU", cpu, precision.cpu_has, None, on_cpu[precision.cpu_has("bfloat16")]),
+        ("a CPU with bfloat16", cpu, lambda name: name == "bfloat16", None, on_cpu[True]),
+        ("a CPU without", cpu, lambda name: False, None, on_cpu[False]),
         ("GPU, RTX 4090", cuda, precision.cpu_has, (8, 9), "bfloat16: no scaler, no skipped steps"),
         ("GPU, T4 (2018)", cuda, precision.cpu_has, (7, 5), "leave it at auto; look at skipped steps"),
     )
@@ -230,7 +231,12 @@ def memory(bars: Mapping[str, Mapping[str, float]]) -> Figure:
                 axes.text(left + width / 2, row, part, ha="center", va="center", fontsize=9)
             left += width
         axes.text(left, row, f" {left:.1f} GiB", va="center")
-    axes.set(yticks=range(len(bars)), yticklabels=bars, xlabel="GiB", title="Where the memory of a training step goes")
+    axes.set(
+        yticks=range(len(bars)),
+        yticklabels=bars,
+        xlabel="GiB",
+        title="Where the memory of a training step goes (estimated)",
+    )
     axes.set_xlim(right=1.15 * most)
     axes.set_ylim(len(bars) - 0.5, -0.7 - 0.3 * len(narrow))
     axes.grid(axis="y", visible=False)
@@ -242,7 +248,8 @@ LOOP_NOTES = (  # a note to each piece of train_epoch
     "One micro-step per batch. A resumed run starts counting where it stopped.",
     "Lesson 04: the rate is set before every micro-step; the optimizer reads it when it steps.",
     "Forward, in 16 bits where that pays. tokens: counted tokens of this micro-step, in all processes. The loss is "
-    "divided by the true size of the window.",
+    "divided by the true size of the window. aux_loss keeps experts evenly busy (lesson 03) and is 0 without experts; "
+    "share is this process's part of the rows, 1 where there is one process.",
     "Backward, scaled. .grad adds up from micro-step to micro-step. Then the run may log.",
     "The window is full, or the epoch ends: add what other processes have, divide by the scale, then clip.",
     "The optimizer steps, unless a gradient is not finite; the scaler draws its conclusions.",

@@ -81,7 +81,7 @@ def training_figure(
     steps = [r["step"] for r in updates]
     if band is not None:
         main.fill_between(
-            band[:, 0], band[:, 1], band[:, 2], color=SKY, alpha=0.25, lw=0, label="an earlier run, ± an eighth"
+            band[:, 0], band[:, 1], band[:, 2], color=SKY, alpha=0.25, lw=0, label="an earlier run, with leeway"
         )
     main.plot(steps, [r["loss"] for r in updates], color=BLUE, alpha=0.3, linewidth=0.8, label="each update")
     main.plot(steps, smoothed([r["loss"] for r in updates]), color=BLUE, label="training loss, smoothed")

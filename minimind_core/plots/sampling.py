@@ -46,20 +46,21 @@ def plot_next_tokens(
 def plot_settings(labels: Sequence[str], before: Sequence[float], after: Mapping[str, Sequence[float]]) -> Figure:
     """A panel per setting: grey bars before, blue bars after, a red × at tokens that may not be drawn any more.
 
-    Each panel has its own scale, up to its longest bar.
+    All panels have one scale. Under its title each says which token moved most, and how far.
     """
-    figure, panels = subplots(1, len(after), figsize=(9.6, 0.9 + 0.27 * len(labels)), sharey=True)
+    figure, panels = subplots(1, len(after), figsize=(9.6, 1.1 + 0.27 * len(labels)), sharey=True)
     rows = np.arange(len(labels))
+    limit = max(np.ceil(20 * max(*before, *(max(values) for values in after.values()))), 1) / 20  # in steps of 0.05
     for axes, (name, values) in zip(np.atleast_1d(panels), after.items(), strict=True):
         values = np.asarray(values)
-        limit = max(np.ceil(20 * max(*before, *values)), 1) / 20  # in steps of 0.05
+        most = int(np.abs(values - before).argmax())
         axes.barh(rows - 0.2, before, height=0.36, color=QUIET, label="before")
         axes.barh(rows + 0.2, values, height=0.36, color=BLUE, label="after")
         axes.plot(np.full(int((values == 0).sum()), 0.02 * limit), rows[values == 0] + 0.2, "x", color=RED, ms=5)
         axes.set_xlim(0, limit * 1.06)
         axes.set_xticks([0, limit / 2, limit], ["0", f"{limit / 2:.3g}", f"{limit:.3g}"])
-        axes.set_xlabel("probability (own scale)")
-        axes.set_title(name, fontsize=11)
+        axes.set_xlabel("probability")
+        axes.set_title(f"{name}\n{drawable(labels[most])}: {before[most]:.3f} → {values[most]:.3f}", fontsize=10)
     handles, names = np.atleast_1d(panels)[-1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
     _token_axis(np.atleast_1d(panels)[0], labels)
@@ -88,15 +89,16 @@ def repeated_share(ids: Sequence[int], span: int = 4) -> float:
 def plot_step_times(seconds: Mapping[str, Sequence[float]], window: int = 8) -> Figure:
     """Milliseconds that each new token took, a line per way (the second dashed): medians over `window` tokens."""
     figure, axes = subplots()
+    highest = 0.0
     for number, ((name, values), colour) in enumerate(zip(seconds.items(), CYCLE, strict=False)):
         values = 1000 * np.asarray(values)
         middle = [np.median(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
         axes.plot(range(1, len(values) + 1), values, ".", color=colour, alpha=0.25, ms=3)
         axes.plot(range(1, len(values) + 1), middle, "--" if number % 2 else "-", color=colour, label=name)
-    late = [float(np.median(values[-max(1, len(values) // 3) :])) for values in seconds.values()]  # spikes may leave
-    axes.set(xlabel="number of the new token", ylabel="milliseconds", ylim=(0, 2000 * max(late)))
+        highest = max(highest, *middle)  # single spikes may leave the picture
+    axes.set(xlabel="number of the new token", ylabel="milliseconds", ylim=(0, 1.2 * highest))
     axes.set_title("What does one more token cost?")
-    axes.legend()
+    axes.legend(loc="upper left")
     return figure
 
 

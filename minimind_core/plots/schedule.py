@@ -42,7 +42,7 @@ def _thousands(axes: Axes) -> None:
 def moves(gradient: Tensor, change: Tensor, lr: float) -> Figure:
     """Two histograms of absolute values on one logarithmic axis: gradients (any shape), and the changes of weights."""
     figure, (top, bottom) = subplots(2, 1, sharex=True, figsize=(9, 4.2))
-    bins = np.logspace(-9, 0, 91)
+    bins = lr * 10 ** (np.arange(-60.5, 34) / 10)  # the learning rate lies in the middle of one
     for axes, values, colour, name in (
         (top, gradient, BLUE, "gradients: any size"),
         (bottom, change, ORANGE, "moves: nearly all of one size, the learning rate"),
@@ -121,15 +121,19 @@ def micro_steps_and_updates(total: int, accumulation: int, lr: float) -> Figure:
     rates = np.array([hooks.learning_rate(0, step) for step in range(total)])
     used = [step for step in range(total) if hooks.closes_window(step)]
     figure, axes = subplots(figsize=(9, 3.6))
-    for start in range(0, total, 2 * accumulation):
-        axes.axvspan(start - 0.5, min(start + accumulation, total) - 0.5, color=GREY, alpha=0.1, linewidth=0)
+    for start in range(0, total, accumulation):
+        short = start + accumulation > total
+        if short or start % (2 * accumulation) == 0:
+            colour, alpha, label = (ORANGE, 0.25, "the short window") if short else (GREY, 0.1, None)
+            end = min(start + accumulation, total)
+            axes.axvspan(start - 0.5, end - 0.5, color=colour, alpha=alpha, linewidth=0, label=label)
     axes.plot(rates, "o", color=BLUE, markersize=4, label="set before a micro-step")
     ring = {"markersize": 12, "markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 2}
     axes.plot(used, rates[used], "o", label="used by an update (numbered)", **ring)
     for number, step in enumerate(used, 1):
         axes.annotate(f"{number}", (step, rates[step]), xytext=(0, 11), textcoords="offset points", ha="center")
     axes.set(
-        xlabel="micro-step (each band is one accumulation window)",
+        xlabel="micro-step (each band, grey or white, is one accumulation window)",
         ylabel="learning rate",
         ylim=(0, 1.3 * lr),
         title=f"A run of {total} micro-steps: the rate is set {total} times and used {len(used)} times",
@@ -217,7 +221,7 @@ def runs(
 def sweep(rates: Sequence[float], losses: Sequence[float], marks: Mapping[str, float]) -> Figure:
     """Loss over the rate while the rate rises in one run; `marks`: name → rate, drawn as vertical lines with names."""
     figure, axes = subplots(figsize=(9, 3.6))
-    axes.plot(rates, losses, ".", color=GREY, markersize=4, label="micro-batch")
+    axes.plot(rates, losses, ".", color=GREY, markersize=4, label="update")
     mean = smoothed(losses)
     low, start = mean.min(), losses[0]
     axes.plot(rates, mean, color=BLUE, label="mean of the last 9")

@@ -1,4 +1,4 @@
-"""Pictures of lesson 02: bytes, merges, coloured tokens, X beside Y, and masks as images.
+"""Pictures of lesson 02: bytes, coloured tokens, X beside Y, padded rows and packed blocks, losses.
 
 HTML where text is read, matplotlib where amounts are compared; each sets its own colours and escapes its text. Left
 out: encoding and cutting rows (tokenizer.py, dataset.py), and what can be clicked (widgets/tokens.py).
@@ -17,12 +17,13 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
-from ..tokenizer import BOS_ID, EOS_ID, SPECIAL_TOKENS, pieces, token_bytes
+from ..dataset import Batch
+from ..tokenizer import BOS_ID, SPECIAL_TOKENS, pieces, token_bytes
 from .corpus import PALE, Safe, card, table
 from .style import BLUE, GREEN, GREY, INK, ORANGE, subplots
 
 COUNTS, IGNORED = "#CFEBDF", "#DADADA"  # backgrounds of positions inside and outside the loss
-TEXT, PADDING = "#8FD3B8", "#3A3A3A"  # the same in images: far apart in lightness too
+PADDING = "#3A3A3A"  # in images: far from every other colour in lightness too
 
 
 def chip(text: str, number: int, title: str = "", background: str | None = None) -> Safe:
@@ -85,15 +86,6 @@ def _in_brackets(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("bytes in brackets", _in_brackets)
 
 
-def merges_html(steps: Sequence[tuple[str, list[list[bytes]]]]) -> HTML:
-    """The staircase of a BPE: a line for each state of the text, given as (what was done, words of tokens' bytes)."""
-    rows = []
-    for what, words in steps:
-        flat = [token for word in words for token in word]
-        rows.append((what, len(flat), Safe("".join(chip(readable(token), n) for n, token in enumerate(flat)))))
-    return table(("merged", "tokens", "the text now"), rows)
-
-
 def counted(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[int]) -> Safe:
     """Tokens in a row, green where the mask is 1, grey and struck through where it is 0; for a cell of a table."""
     ids, mask = [int(i) for i in ids], [int(m) for m in mask]
@@ -134,18 +126,6 @@ def mask_html(tokenizer: Tokenizer, X: Sequence[int], Y: Sequence[int], mask: Se
     return card(Safe(f"<div><b>{escape(title)}</b></div>" + "".join(columns)))
 
 
-def mask_image(masks: np.ndarray, title: str = "Which positions count") -> Figure:
-    """Masks (rows, positions) as an image: a line a row, dark where a position is padding and does not count."""
-    figure, axes = subplots(figsize=(9, 3.0))
-    axes.imshow(masks, aspect="auto", interpolation="nearest", cmap=ListedColormap([PADDING, TEXT]), vmin=0, vmax=1)
-    axes.set(xlabel="position in the row, tokens", ylabel="row", title=title)
-    axes.grid(visible=False)
-    for label, colour in (("counts (mask 1)", TEXT), ("padding (mask 0)", PADDING)):
-        axes.plot([], [], "s", color=colour, label=label)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-    return figure
-
-
 SIZES = "vocabulary, tokens (logarithmic scale)"
 
 
@@ -163,7 +143,7 @@ def compression(sizes: Sequence[int], curves: dict[str, Sequence[float]]) -> Fig
 
 
 def vocabulary_costs(costs: dict[int, tuple[int, int]], mark: int = 6400) -> Figure:
-    """The share of the model that is its embedding, against the size of the vocabulary.
+    """The share of the model that is its embedding, against the size of the vocabulary; beside points, its millions.
 
     `costs` gives for each vocabulary (parameters of the embedding, of the whole model); `mark` is MiniMind's.
     """
@@ -172,7 +152,7 @@ def vocabulary_costs(costs: dict[int, tuple[int, int]], mark: int = 6400) -> Fig
     axes.plot(list(shares), list(shares.values()), color=BLUE, marker="o")
     for size, share in shares.items():
         label = f"{share:.0f} % · {costs[size][0] / 1e6:.1f} M"
-        if size == mark or share > 25:
+        if size == mark or share > 20:
             axes.annotate(label + (" (MiniMind)" if size == mark else ""), (size, share), (-8, 2),
                           textcoords="offset points", ha="right")  # fmt: skip
     axes.set(xscale="log", xlabel=SIZES, ylabel="embedding, % of the model", ylim=(0, 100))
@@ -186,22 +166,28 @@ def vocabulary_costs(costs: dict[int, tuple[int, int]], mark: int = 6400) -> Fig
 
 
 def segment_numbers(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Which segment each position belongs to, counted from 1 within its line; 0 for padding. (rows, T) → (rows, T)."""
-    ends = np.cumsum(np.pad(ids[:, :-1] == EOS_ID, ((0, 0), (1, 0))), axis=1)
-    return np.where(mask > 0, 1 + ends % 6, 0)
+    """Which segment each position belongs to, 1 to 6 over and over; 0 for padding. (lines, T) → (lines, T).
+
+    The number changes at each `<s>` and goes on over the end of a line, so a segment that is cut in two keeps it.
+    """
+    begun = np.cumsum(ids == BOS_ID).reshape(ids.shape)
+    return np.where(mask > 0, 1 + (begun - 1) % 6, 0)
 
 
-def packed_against_padded(padded: tuple[np.ndarray, np.ndarray], packed: tuple[np.ndarray, np.ndarray]) -> Figure:
-    """Two batches, each as (ids, mask) of shape (rows, positions): colours change at every `</s>`, padding is dark."""
+def packed_against_padded(padded: Batch, packed: Batch) -> Figure:
+    """Two batches (X, Y, loss_mask) of the same text: colours change at every `<s>`, padding is dark."""
     colours = ListedColormap([PADDING, "#8FBFE0", "#F2B08F", "#8FD3B8", "#EBD27E", "#CDA6CD", "#C9C9C9"])
     figure, panels = subplots(2, 1, figsize=(9, 4.2), sharex=True)
-    for axes, (ids, mask), name in zip(panels, (padded, packed), ("padded", "packed"), strict=True):
-        image = segment_numbers(np.asarray(ids), np.asarray(mask))
+    for axes, (X, _, loss_mask), name, line in zip(
+        panels, (padded, packed), ("padded", "packed"), ("row", "block"), strict=True
+    ):
+        ids, mask = np.asarray(X), np.asarray(loss_mask)
+        image = segment_numbers(ids, mask)
         axes.imshow(image, aspect="auto", interpolation="nearest", cmap=colours, norm=BoundaryNorm(range(8), 7))
         axes.vlines(np.nonzero(ids == BOS_ID)[1] - 0.5, np.nonzero(ids == BOS_ID)[0] - 0.5,
                     np.nonzero(ids == BOS_ID)[0] + 0.5, color=INK, linewidth=0.7)  # fmt: skip
-        used = int((np.asarray(mask) > 0).sum())
-        axes.set(ylabel="row", title=f"{name}: {used:,} of {mask.size:,} positions count ({used / mask.size:.0%})")
+        used = int((mask > 0).sum())
+        axes.set(ylabel=line, title=f"{name}: {used:,} of {mask.size:,} positions count ({used / mask.size:.0%})")
         axes.grid(visible=False)
     panels[1].set(xlabel="position, tokens (a line: <s>; dark: padding; a colour: one segment, colours repeat)")
     return figure

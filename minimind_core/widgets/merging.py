@@ -23,14 +23,14 @@ MOST_MERGES = 300
 MOST_CHARACTERS = 2_000
 SHOW_AT_MOST = 400  # tokens as boxes
 NEWEST = "#FFE066"  # background of the token that was merged last
-# The course's tokenizer merges only within such a stretch: letters, digits or marks (a blank may lead), or blanks.
+# The course's tokenizer merges only within such a stretch: letters, digits or marks (a space may lead), or spaces.
 WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
 Pair = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True)
 class Step:
-    """The text after some merges: its words as tokens' bytes, the pair merged last, and how often that stood there."""
+    """The text after some merges: its words as tokens' bytes, the pair merged last, and how often that occurred."""
 
     words: tuple[tuple[bytes, ...], ...]
     merged: Pair | None = None
@@ -42,14 +42,14 @@ class Step:
         return sum(map(len, self.words))
 
     def pairs(self) -> Counter[Pair]:
-        """How often each pair of neighbours stands in the text, within words."""
+        """How often each pair of neighbours occurs in the text, within words."""
         return Counter(pair for word in self.words for pair in pairwise(word))
 
 
 def merge_steps(text: str, most: int = MOST_MERGES) -> list[Step]:
     """The states of a text from its bytes on, each after one more merge of byte pair encoding; at most `most` merges.
 
-    Ends when no pair stands there twice. The most frequent pair is merged, of equals the one with the smaller ids, as
+    Ends when no pair occurs twice. The most frequent pair is merged, of equals the one with the smaller ids, as
     `train_tokenizer` does. Markers are split off first; more than MOST_CHARACTERS are not looked at.
     """
     base = train_tokenizer([""], 256 + len(SPECIAL_TOKENS))
@@ -70,7 +70,7 @@ def merge_steps(text: str, most: int = MOST_MERGES) -> list[Step]:
 
 
 def _merged(word: tuple[bytes, ...], pair: Pair) -> tuple[bytes, ...]:
-    """A word with `pair` as one token wherever it stands, from left to right."""
+    """A word with `pair` as one token wherever it occurs, from left to right."""
     out: list[bytes] = []
     old = False  # whether the last token was there before
     for token in word:
@@ -96,7 +96,7 @@ def step_words(steps: list[Step], number: int) -> str:
         told += f" · merged: {spelled(step.merged)} → {new}, {step.times}×"
     if number + 1 < len(steps):
         return f"{told} · next: {spelled(steps[number + 1].merged)}, {steps[number + 1].times}×"
-    return f"{told} · no pair stands there twice" if max(step.pairs().values(), default=0) < 2 else told
+    return f"{told} · no pair occurs twice" if max(step.pairs().values(), default=0) < 2 else told
 
 
 def step_view(steps: list[Step], number: int) -> str:
@@ -115,7 +115,7 @@ def step_view(steps: list[Step], number: int) -> str:
     after = steps[number + 1].merged if number + 1 < len(steps) else None
     waiting = sorted(step.pairs().items(), key=lambda item: (item[0] != after, -item[1]))[:5]
     rows = [(spelled(pair), f"{times}×") for pair, times in waiting]
-    return page + (table(("most frequent pairs now", "they stand there"), rows).data if rows else "")
+    return page + (table(("most frequent pairs now", "how often"), rows).data if rows else "")
 
 
 def merge_walker(text: str) -> Panel:

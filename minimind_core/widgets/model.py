@@ -231,19 +231,19 @@ def attention_viewer(maps: Tensor, labels: list[str], layer: int = 0, head: int 
     for slider in sliders:
         slider.observe(draw, "value")
     draw()
-    return Panel([row(*sliders), words, picture])
+    return Panel([row(*sliders), words, picture], picture=lambda: bytes(picture.value) or None)
 
 
-def router_viewer(routing: Tensor, labels: list[str]) -> Panel:
+def router_viewer(routing: Tensor, labels: list[str], layer: int = 0) -> Panel:
     """A slider for the layer over `routing_of` (L, T, E): the text, coloured by the expert that each token goes to."""
-    layer = _slider("layer", len(routing))
+    layers = _slider("layer", len(routing), layer)
     choice = _slider("choice", int((routing[0, 0] > 0).sum()))
     words = widgets.HTML()
 
     def draw(*_: object) -> None:
-        fill(words, lambda: routing_words(routing, labels, layer.value, choice.value))
+        fill(words, lambda: routing_words(routing, labels, layers.value, choice.value))
 
-    for slider in (layer, choice):
+    for slider in (layers, choice):
         slider.observe(draw, "value")
     draw()
-    return Panel([row(layer, choice), words])
+    return Panel([row(layers, choice), words])

@@ -117,7 +117,7 @@ def age_html(tokenizer: Tokenizer, prompt: str, age: Age, newest: Age, new_token
         pieces(tokenizer, shown),
         now[shown].tolist(),
         then[shown].tolist(),
-        f"after {age.updates:,} updates · entropy {bits(then):.2f} bits",
+        f"after {age.updates:,} updates{', the best of its run' if age.best else ''} · entropy {bits(then):.2f} bits",
         1.0,
         f"grey: after {newest.updates:,} updates, blue: after {age.updates:,}",
     )
@@ -127,7 +127,7 @@ def ages_widget(ages: Sequence[Age], tokenizer: Tokenizer, prompt: str) -> Panel
     """A prompt and a slider over the ages of a model: its text and its next-token bars as it grows up."""
     text = prompt_field(prompt)
     slider = widgets.SelectionSlider(
-        options=[(f"{age.updates:,}", number) for number, age in enumerate(ages)],
+        options=[(f"{age.updates:,}{' (best)' if age.best else ''}", number) for number, age in enumerate(ages)],
         value=len(ages) - 1,
         description="updates",
         continuous_update=False,

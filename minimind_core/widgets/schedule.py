@@ -49,14 +49,16 @@ def rate_reader(total: int = 44160, lr: float = 5e-4, step: int = 44100) -> Pane
 
 
 def design_words(name: str, lr: float, total: int, warmup_steps: int) -> str:
-    """A schedule in four lines: its first, highest, last and mean rate."""
+    """A schedule in five lines: its first, highest, last and mean rate, and how far AdamW can move a weight with it."""
+    updates = -(-total // 8)
     rates = np.array([learning_rate(name, step, total, lr, warmup_steps) for step in range(total)])
     highest = int(rates.argmax())
     return (
         f"first    {rates[0]:.3g}\n"
         f"highest  {rates[highest]:.3g}, at micro-step {highest:,}\n"
         f"last     {rates[-1]:.3g}\n"
-        f"mean     {rates.mean():.3g}, {rates.mean() / lr:.2f} of the peak; times the updates: how far a weight can go"
+        f"mean     {rates.mean():.3g}, {rates.mean() / lr:.2f} of the peak\n"
+        f"farthest {rates.mean() * updates:.3g}: the mean rate times {updates:,} updates, of 8 micro-steps each"
     )
 
 
