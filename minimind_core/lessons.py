@@ -157,7 +157,7 @@ LESSONS = (
         learner_minutes=60,
         exercise_minutes=70,
         laptop_minutes=1.0,
-        laptop_gigabytes=0.7,
+        laptop_gigabytes=0.9,
         further_minutes=25,
     ),
     Lesson(

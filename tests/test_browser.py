@@ -105,7 +105,7 @@ def use_04(page: Page) -> None:
     page.wait_text("after 50.00% of the run")
     picture = page.page.locator(".jp-OutputArea-output .widget-image").last
     before = picture.get_attribute("src")
-    page.changes(" of the peak; ", lambda: page.choose("shape", "constant"))
+    page.changes("farthest", lambda: page.choose("shape", "constant"))
     page.page.wait_for_function("([img, before]) => img.src !== before", arg=[picture.element_handle(), before])
 
 

@@ -208,7 +208,7 @@ def zipf(counts: Counter) -> Figure:
     right.plot(rank[half], covered[half], "o", color=ORANGE)
     label = f"half of the text:\n{rank[half]} characters"
     right.annotate(label, (rank[half], 50), (-8, 4), textcoords="offset points", ha="right")
-    right.set(xlabel="the most frequent characters, so many", ylabel="share of the text covered, %", ylim=(0, 103))
+    right.set(xlabel="number of most frequent characters", ylabel="share of the text covered, %", ylim=(0, 103))
     right.set_title("How far the frequent ones reach")
     return figure
 

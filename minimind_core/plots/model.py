@@ -211,8 +211,9 @@ def plot_load_history(histories: dict[str, Tensor]) -> Figure:
         labels = [f"expert {expert}" for expert in range(shares.shape[1])]
         ax.stackplot(range(len(shares)), shares.T, colors=colours, labels=labels, edgecolor="white", linewidth=1)
         below = 0.0
-        for expert, share in enumerate(shares[-1]):
-            if share > 4:  # else the band is lower than its number
+        narrowest = shares[-4:].min(0)  # along the width of a number
+        for expert, share in enumerate(shares[-4:].mean(0)):
+            if narrowest[expert] > 9:  # else the band is lower than its number; the legend has its colour
                 ax.text(len(shares) - 1.3, below + share / 2, str(expert), ha="right", va="center", fontweight="bold")
             below += share
         ax.set(xlabel="update", title=name, ylim=(0, 100), xlim=(0, len(shares) - 1))

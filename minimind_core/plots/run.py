@@ -81,7 +81,13 @@ def training_figure(
     steps = [r["step"] for r in updates]
     if band is not None:
         main.fill_between(
-            band[:, 0], band[:, 1], band[:, 2], color=SKY, alpha=0.25, lw=0, label="an earlier run, with leeway"
+            band[:, 0],
+            band[:, 1],
+            band[:, 2],
+            color=SKY,
+            alpha=0.25,
+            lw=0,
+            label="training loss of an earlier run ± leeway",
         )
     main.plot(steps, [r["loss"] for r in updates], color=BLUE, alpha=0.3, linewidth=0.8, label="each update")
     main.plot(steps, smoothed([r["loss"] for r in updates]), color=BLUE, label="training loss, smoothed")
@@ -91,10 +97,11 @@ def training_figure(
             label="held-out loss",
         )  # fmt: skip
         best = min(held_out, key=lambda r: r["held_out_loss"])
-        main.annotate(
-            f"lowest {best['held_out_loss']:.2f}", (best["step"], best["held_out_loss"]), (0, 14),
-            textcoords="offset points", ha="center", color=ORANGE, fontsize=9,
-        )  # fmt: skip
+        if best is not held_out[-1] or len(held_out) == 1:  # while it falls the label would lie across the curves
+            main.annotate(
+                f"lowest {best['held_out_loss']:.2f}", (best["step"], best["held_out_loss"]), (0, 14),
+                textcoords="offset points", ha="center", color=ORANGE, fontsize=9,
+            )  # fmt: skip
     if bigram is not None:
         main.axhline(bigram, color=GREY, linestyle="--", linewidth=1.2, label="bigram model, held out")
     main.set(title="Loss", xlabel="update", ylabel="nats per token")
@@ -184,7 +191,7 @@ def singular_values_figure(before: np.ndarray, after: np.ndarray) -> Figure:
 
 
 def comparison_figure(
-    curves: dict[str, list[dict[str, Any]]], title: str = "The same model, the same tokens, two recipes"
+    curves: dict[str, list[dict[str, Any]]], title: str = "The same model, nearly as many tokens, two recipes"
 ) -> Figure:
     """Held-out loss against tokens trained on, one curve per run."""
     figure, axes = subplots(figsize=(7.5, 3.2))

@@ -79,7 +79,7 @@ def one_update(rates: Sequence[float], after: Sequence[float], before: float) ->
         ylim=(min(after) - 0.2, top + 0.1),
         xlabel="learning rate of the update (logarithmic)",
         ylabel="loss of our row (nats)",
-        title="One update: too short a move changes little, too long a one makes it worse",
+        title="One update: too short a move changes little, too long a move makes it worse",
     )
     axes.legend(loc="lower left")
     return figure
@@ -133,7 +133,7 @@ def micro_steps_and_updates(total: int, accumulation: int, lr: float) -> Figure:
     for number, step in enumerate(used, 1):
         axes.annotate(f"{number}", (step, rates[step]), xytext=(0, 11), textcoords="offset points", ha="center")
     axes.set(
-        xlabel="micro-step (each band, grey or white, is one accumulation window)",
+        xlabel="micro-step (each band is one accumulation window)",
         ylabel="learning rate",
         ylim=(0, 1.3 * lr),
         title=f"A run of {total} micro-steps: the rate is set {total} times and used {len(used)} times",

@@ -93,7 +93,7 @@ def weight_decays(found: Mapping[str, Hooks], lengths: Mapping[str, float], befo
     right.set_xlim(right=1.2 * max(*lengths.values(), before))
     right.invert_yaxis()
     right.grid(axis="y", visible=False)
-    right.legend(loc="lower right")
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)  # else the line runs through it
     return figure
 
 
@@ -115,7 +115,7 @@ def batch_against_rate(sizes: Sequence[int], rates: Sequence[float], losses: Seq
         axes.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, **frame))
     axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     axes.set_yticks(range(len(sizes)), [f"{size}" for size in sizes])
-    axes.set(xlabel="learning rate", ylabel="rows in a batch", title="The best rate of each batch size, framed")
+    axes.set(xlabel="learning rate", ylabel="rows in a batch", title="The lowest loss of each batch size, framed")
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, label="above the row's\nlowest (nats)")
     return figure
