@@ -92,6 +92,7 @@ def _train_quickly(device: str, seconds: float, say: Callable[[str], None]) -> Q
     trainer.on_update = lambda row: trainer.stop() if time.perf_counter() > deadline else None
     trainer.fit()
     model, tokenizer, _ = load_run(plan.weights, device)
-    note = f"{shown(plan.weights)}, trained on the sample for {trainer.seconds:.0f} s ({trainer.step} updates)"
+    told = f"trained on {shown(plan.corpus.path)} for {trainer.seconds:.0f} s ({trainer.step} updates)"
+    note = f"{shown(plan.weights)}, {told}"
     say(f"Model: {note}.")
     return QuickModel(model, tokenizer, note)

@@ -252,6 +252,15 @@ def test_a_header_promises_the_minutes_that_its_slow_reader_needs(lesson):
     assert said == ([str(lesson.further_minutes)] if lesson.further_minutes else []), "what the section itself says"
 
 
+@notebooks
+def test_what_goes_further_is_folded_whole(lesson):
+    """JupyterLab hides the cells after a folded one, so its own text ends with what the section is about."""
+    folded = [cell.source for cell in read(lesson).cells if cell.metadata.get("jp-MarkdownHeadingCollapsed")]
+    assert len(folded) == (1 if lesson.further_minutes else 0)
+    for source in folded:
+        assert "### " not in source.split("## Further\n", 1)[1] and "button below" in source
+
+
 def test_the_reckoning_of_minutes_counts_what_a_reader_meets():
     words = " ".join(["word"] * 160)
     picture = {"output_type": "execute_result", "data": {"image/png": "", "text/plain": "<Figure>"}}

@@ -1153,6 +1153,7 @@ def test_a_quick_model_is_trained_once_and_found_again(tmp_path, monkeypatch):
     assert not any("is trained on the sample now" in line for line in said[before:])
     assert same_weights(first.model.state_dict(), second.model.state_dict())
     assert not second.model.training and second.tokenizer.to_str() == first.tokenizer.to_str()
+    assert all(SAMPLE.name in found.note for found in (first, second)), "lesson 07 asks a note for the corpus"
 
 
 @pytest.mark.parametrize("seen", ["before the training", "only when it would begin"])

@@ -145,7 +145,7 @@ def check_reader(answer: Callable[[bytes], list[str]]) -> Verdict:
         ("a line break at the end of the file", a + b"\n" + b + b"\n", ["山", "水"]),
         ("an empty line between two rows", a + b"\n\n" + b, ["山", "水"]),
         ("a line that holds only spaces (strip it before you look)", a + b"\n  \n" + b, ["山", "水"]),
-        ("Windows line ends (CRLF)", a + b"\r\n" + b + b"\r\n", ["山", "水"]),
+        ("Windows line endings (CRLF)", a + b"\r\n" + b + b"\r\n", ["山", "水"]),
         ("a byte-order mark at the start", b"\xef\xbb\xbf" + a, ["山"]),
         (
             "the character U+2028 inside a text (split at the byte \\n only)",

@@ -80,15 +80,8 @@ def training_figure(
     main, rate, norm, speed, memory = (axes_of[name] for name in ("main", "rate", "norm", "speed", "memory"))
     steps = [r["step"] for r in updates]
     if band is not None:
-        main.fill_between(
-            band[:, 0],
-            band[:, 1],
-            band[:, 2],
-            color=SKY,
-            alpha=0.25,
-            lw=0,
-            label="training loss of an earlier run ± leeway",
-        )
+        name = "training loss of an earlier run ± leeway"
+        main.fill_between(band[:, 0], band[:, 1], band[:, 2], color=SKY, alpha=0.25, lw=0, label=name)
     main.plot(steps, [r["loss"] for r in updates], color=BLUE, alpha=0.3, linewidth=0.8, label="each update")
     main.plot(steps, smoothed([r["loss"] for r in updates]), color=BLUE, label="training loss, smoothed")
     if held_out:
